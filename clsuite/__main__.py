@@ -1,0 +1,5 @@
+"""`python -m clsuite`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Experiments: the specification of a cell, the store, and tables over cells."""

@@ -1,0 +1,244 @@
+"""The specification of one cell: checked, completed with every default, in one canonical form.
+
+{scenario: {name: class_incremental, dataset: digits, ...}, model: {...}, strategy: {name: derpp, alpha: 0.1,
+ modifiers: [{name: refresh, ...}]}, training: {...}, evaluation: {...}, protocol: {...}, phase, seed, device}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .. import registry
+from ..errors import UsageError, nearest, unknown
+from ..models.base import Model
+from ..scenario import PHASES, Scenario, Split
+from ..schedule import Schedule
+from ..settings import Configurable, setting
+from ..strategy import Modifier, Part, Strategy
+from ..training.settings import Training
+
+COMPONENTS = ("scenario", "model", "strategy")
+KEYS = (*COMPONENTS, "training", "evaluation", "protocol", "phase", "seed", "device")
+DEFAULT_NAMES = {"scenario": "class_incremental", "model": "mlp", "strategy": "naive"}
+CATALOGUES = {"scenario": "scenarios", "model": "models", "strategy": "strategies"}
+
+
+class EvaluationSettings(Configurable):
+    """What counts as a prediction (`evaluation.*`)."""
+
+    mask: Literal["none", "seen"] = setting("none", help="outputs a prediction may choose from: all, or classes seen so far")
+
+
+@dataclass
+class Cell:
+    """A complete specification with its components made; `spec` is the canonical form."""
+
+    spec: dict[str, Any]
+    scenario: Scenario
+    model: Model
+    parts: list[Part]
+    training: Training
+    schedule: Schedule
+    evaluation: EvaluationSettings
+    data_root: str | None
+
+    @property
+    def seed(self) -> int:
+        return int(self.spec["seed"])
+
+    @property
+    def label(self) -> str:
+        """How tables call the strategy."""
+        return "+".join(part.label() for part in self.parts)
+
+
+def resolve(raw: Mapping[str, Any], data_root: str | None = None) -> Cell:
+    """Check and complete a specification; raises `UsageError` in one line."""
+    for key in raw:
+        if key not in KEYS:
+            raise UsageError(f"unknown key '{key}'{nearest(key, KEYS)} (valid: {', '.join(KEYS)})")
+    groups = {name: _group(raw, name) for name in KEYS[:6]}
+    seed, phase, device = raw.get("seed", 0), raw.get("phase", "evaluation"), raw.get("device", "auto")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise UsageError(f"seed = {seed!r} is not valid: expected a whole number >= 0")
+    if phase not in PHASES:
+        raise UsageError(f"phase = {phase!r} is not valid: expected one of {', '.join(PHASES)}{nearest(str(phase), PHASES)}")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device = {device!r} is not valid: expected one of auto, cpu, cuda{nearest(str(device), ('auto', 'cpu', 'cuda'))}")
+
+    protocol = Split.validated(groups["protocol"], "protocol")
+    evaluation = EvaluationSettings.validated(groups["evaluation"], "evaluation")
+    scenario_name, scenario_class, scenario_values = _component("scenario", groups["scenario"], Scenario)
+    scenario = scenario_class(split=Split(**protocol), data_root=data_root, **scenario_class.validated(scenario_values, "scenario"))
+    scenario.name = scenario_name
+    defaults = _data_defaults(scenario)
+    model_name, model_class, model_values = _component("model", groups["model"], Model)
+    model = model_class(**model_class.validated(model_values, "model"))
+    model.name = model_name
+
+    strategy, training_defaults = expand(groups["strategy"])
+    parts = _parts(strategy, defaults)
+    training_values = Training.resolved({**training_defaults, **groups["training"]}, defaults)
+    schedule = _schedule(training_values["schedule"])
+    training_values["schedule"] = {"name": schedule.name, **schedule.settings()}
+
+    base, *modifiers = [{"name": part.name, **part.settings()} for part in parts]
+    spec = {
+        "scenario": {"name": scenario_name, **scenario.settings()},
+        "model": {"name": model_name, **model.settings()},
+        "strategy": {**base, "modifiers": modifiers},
+        "training": training_values,
+        "evaluation": evaluation,
+        "protocol": protocol,
+        "phase": phase,
+        "seed": seed,
+        "device": device,
+    }
+    return Cell(spec, scenario, model, parts, Training(**training_values), schedule, EvaluationSettings(**evaluation), data_root)
+
+
+def _group(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = raw.get(name, {})
+    if isinstance(value, str) and name in COMPONENTS:
+        return {"name": value}
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name} = {value!r} is not valid: expected {name}.<setting>=value")
+    return dict(value)
+
+
+def _component(kind: str, values: dict[str, Any], base: type) -> tuple[str, Any, dict[str, Any]]:
+    name = values.pop("name", DEFAULT_NAMES[kind])
+    if not isinstance(name, str):
+        raise UsageError(f"{kind}.name = {name!r} is not valid: expected text")
+    found = registry.load(CATALOGUES[kind], name)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UsageError(f"{kind} '{name}' is not a {base.__name__}: derive the class from clsuite's {base.__name__}")
+    return name, found, values
+
+
+def _data_defaults(scenario: Scenario) -> dict[str, Any]:
+    from ..data.source import load_source
+
+    return load_source(scenario.dataset, scenario.data_root).defaults
+
+
+def _schedule(values: Any) -> Schedule:
+    values = {"name": values} if isinstance(values, str) else dict(values)
+    name = values.pop("name", "constant")
+    found = registry.load("schedules", name)
+    schedule = found(**found.validated(values, "training.schedule"))
+    schedule.name = name
+    return schedule
+
+
+def expand(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parsed form of a strategy and the training defaults its aliases bring.
+
+    `derpp+refresh` with `refresh: {steps: 2}` becomes `{name: derpp, modifiers: [{name: refresh, steps: 2}]}`; an alias at
+    the first place is replaced by what it stands for.
+    """
+    values = dict(values)
+    names = values.pop("name", DEFAULT_NAMES["strategy"])
+    listed = values.pop("modifiers", [])
+    if not isinstance(names, str) or not all(names.split("+")):
+        raise UsageError(f"strategy = {names!r} is not valid: expected a name, or names joined by '+'")
+    if not isinstance(listed, list) or not all(isinstance(m, (str, Mapping)) for m in listed):
+        raise UsageError(f"strategy.modifiers = {listed!r} is not valid: expected a list of {{name: ..., settings}}")
+    first, *rest = names.split("+")
+    modifiers = [{"name": name} for name in rest] + [{"name": m} if isinstance(m, str) else dict(m) for m in listed]
+    training: dict[str, Any] = {}
+    base: dict[str, Any] = {"name": first}
+    if first in registry.aliases():
+        alias = registry.aliases()[first]
+        training = dict(alias.get("training", {}))
+        base = {k: v for k, v in alias.items() if k not in ("modifiers", "training", "source")}
+        modifiers = [dict(m) for m in alias.get("modifiers", [])] + modifiers
+    for modifier in modifiers:
+        name = modifier.get("name")
+        if name in registry.aliases():
+            raise UsageError(f"strategy '{name}' is a combination and can only stand first (it stands for {describe_alias(str(name))})")
+        given = values.get(str(name))
+        if isinstance(given, Mapping):
+            if sum(m.get("name") == name for m in modifiers) > 1:
+                raise UsageError(f"strategy.{name} is ambiguous: the modifier occurs twice; write its settings in strategy.modifiers")
+            modifier.update(values.pop(str(name)))
+    for key, value in values.items():
+        if isinstance(value, Mapping) and key in registry.catalogue("strategies"):
+            raise UsageError(f"strategy.{key} names a modifier that is not in '{names}' (write strategy={names}+{key})")
+        base[key] = value
+    return {**base, "modifiers": modifiers}, training
+
+
+def describe_alias(name: str) -> str:
+    """`naive+slow_learner+alignment`."""
+    alias = registry.aliases()[name]
+    return "+".join([alias["name"], *(m["name"] for m in alias.get("modifiers", []))])
+
+
+def _parts(strategy: dict[str, Any], defaults: dict[str, Any]) -> list[Part]:
+    parts: list[Part] = []
+    for place, values in enumerate([{k: v for k, v in strategy.items() if k != "modifiers"}, *strategy["modifiers"]]):
+        values = dict(values)
+        name = values.pop("name", None)
+        if not isinstance(name, str):
+            raise UsageError(f"strategy.modifiers has an entry without a name: {values!r}")
+        found = registry.load("strategies", name)
+        if not (isinstance(found, type) and issubclass(found, Part)):
+            raise UsageError(f"strategy '{name}' is not a Strategy or Modifier: derive the class from clsuite's")
+        if place == 0 and not issubclass(found, Strategy):
+            raise UsageError(f"strategy '{name}' is a modifier and cannot stand first; for example strategy=naive+{name}")
+        if place > 0 and not issubclass(found, Modifier):
+            raise UsageError(f"strategy '{name}' is a base strategy and can only stand first")
+        part = found(**found.validated(values, "strategy" if place == 0 else f"strategy.{name}"))
+        part.name = name
+        parts.append(part)
+    _share_memory_size(parts, defaults)
+    return parts
+
+
+def _share_memory_size(parts: list[Part], defaults: dict[str, Any]) -> None:
+    """Parts with a memory share one: its size is the one that was given, else the data set's default."""
+    remembering: list[Any] = [p for p in parts if "memory" in p.needs]
+    for name, default in (("buffer_size", defaults["buffer_size"]), ("buffer", "reservoir"), ("insert", "first_epoch")):
+        given = {getattr(p, name): p for p in remembering if getattr(p, name, None) is not None}
+        if len(given) > 1:
+            shown = " and ".join(f"{p.name}.{name} = {v}" for v, p in given.items())
+            raise UsageError(f"strategy parts share one memory, but {shown} differ; give it once")
+        for part in remembering[:1]:
+            if getattr(part, name, None) is None:
+                setattr(part, name, next(iter(given), default))
+        for part in remembering[1:]:
+            if name in part.declared():
+                setattr(part, name, None)
+
+
+def check_pairing(cell: Cell, stream: Any, network: Any, pretrained: bool) -> None:
+    """Refuse, in one line, parts whose needs the stream, the model or the base cannot meet, and doubled claims."""
+    base = cell.parts[0]
+    offered = set(base.offers) | {"memory"}
+    offered |= {"borders"} if stream.has_borders else set()
+    offered |= {"task_ids"} if stream.has_task_ids else set()
+    offered |= {"classifier"} if getattr(network, "head", None) is not None else set()
+    offered |= {"several_tasks"} if len(stream) > 1 else set()
+    offered |= {"pretrained"} if pretrained else set()
+    reasons = {
+        "borders": f"scenario '{stream.scenario}' has no task borders",
+        "task_ids": f"scenario '{stream.scenario}' has no task ids",
+        "classifier": f"model '{cell.model.name}' has no classifier head",
+        "several_tasks": f"scenario '{stream.scenario}' has a single experience",
+        "pretrained": f"model '{cell.model.name}' has no pretrained weights (give model.weights)",
+        "incremental": f"strategy '{base.name}' does not train step by step on the current experience",
+    }
+    for part in cell.parts:
+        for need in sorted(set(part.needs) - offered):
+            reason = reasons.get(need, f"strategy '{base.name}' does not offer '{need}'")
+            raise UsageError(f"strategy '{part.name}' cannot be used here: it needs '{need}', but {reason}")
+        for other in cell.parts:
+            shared = sorted(set(part.claims) & set(other.claims))
+            if other is not part and shared:
+                raise UsageError(f"strategies '{part.name}' and '{other.name}' cannot be combined: both claim '{shared[0]}'")
+
+
+__all__ = ["COMPONENTS", "KEYS", "Cell", "check_pairing", "describe_alias", "expand", "resolve", "unknown"]

@@ -1,0 +1,126 @@
+"""Replay buffers: ids with columns.
+
+Every sample that is offered draws a random priority; the memory keeps the highest priorities of each group, and groups
+share the capacity as evenly as their sizes allow. With one group that is a reservoir (a uniform sample of everything
+offered, Vitter 1985); with the class as group it is class-balanced reservoir sampling (Chrysakis & Moens 2020); with
+the experience as group it is an experience-balanced buffer. Samples are ids, so a memory of images costs no pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .batch import Batch
+
+BufferPolicy = Literal["reservoir", "class_balanced", "experience_balanced"]
+InsertPolicy = Literal["first_epoch", "always", "experience_end"]
+POLICIES = get_args(BufferPolicy)
+
+
+def shares(available: np.ndarray, capacity: int) -> np.ndarray:
+    """How many of each group are kept: as even as possible, nothing wasted; a remainder goes to the first groups."""
+    kept = np.zeros_like(available)
+    left = capacity
+    while left and (open_groups := np.flatnonzero(kept < available)).size:
+        step = max(left // len(open_groups), 1)
+        for g in open_groups[: left // step]:
+            given = min(step, int(available[g] - kept[g]), left)
+            kept[g] += given
+            left -= given
+    return kept
+
+
+class Memory:
+    """Up to `capacity` sample ids, with labels, experiences and the columns that parts registered.
+
+    `draw` makes a batch of ids (the run binds it to the data). All bookkeeping is on the CPU; columns live on `device`.
+    """
+
+    def __init__(self, capacity: int, policy: BufferPolicy, rng: np.random.Generator, draw: Callable[..., Batch], device: Any = "cpu"):
+        self.capacity, self.policy = capacity, policy
+        self.rng, self._draw, self._device = rng, draw, device
+        self.offered = 0
+        self.ids = np.zeros(0, np.int64)
+        self.labels = np.zeros(0, np.int64)
+        self.experience = np.zeros(0, np.int64)
+        self.priority = np.zeros(0, np.float64)
+        self.columns: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def column(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> None:
+        """Keep `batch.columns[name]` (for "logits": what the model said) [width] with every sample; idempotent."""
+        if name not in self.columns:
+            self.columns[name] = torch.zeros(self.capacity, width, dtype=dtype, device=self._device)
+
+    def sample(self, count: int) -> Batch:
+        """A batch of `count` stored samples without repetition (all of them when fewer are stored)."""
+        return self.at(self.rng.choice(len(self), min(count, len(self)), replace=False, shuffle=True))
+
+    def at(self, slots: np.ndarray) -> Batch:
+        """The stored samples at given slots as a batch, with their columns."""
+        where = torch.from_numpy(slots)
+        columns = {name: values.index_select(0, where.to(values.device)) for name, values in self.columns.items()}
+        return self._draw(torch.from_numpy(self.ids[slots]), torch.from_numpy(self.experience[slots]), columns)
+
+    def everything(self) -> Batch:
+        """All stored samples as one batch."""
+        return self.at(np.arange(len(self)))
+
+    def add(self, ids: np.ndarray, labels: np.ndarray, experience: np.ndarray, columns: dict[str, Tensor] | None = None) -> None:
+        """Offer samples: int64 [n] each; `columns` hold a tensor [n, width] for every registered column."""
+        priority = self.rng.random(len(ids))
+        self.offered += len(ids)
+        candidates = self._candidates(priority, labels, experience)
+        if not candidates.size:
+            return
+        merged = np.concatenate([self.priority, priority[candidates]])
+        keep = self._kept(merged, self._groups(labels[candidates], experience[candidates]))
+        stored = len(self)
+        free = np.flatnonzero(~keep[:stored])
+        taken = candidates[keep[stored:]]
+        slots = np.concatenate([free, np.arange(stored, stored + len(taken) - len(free))])
+        grow = max(len(taken) - len(free), 0)
+        for name, values in (("ids", ids), ("labels", labels), ("experience", experience), ("priority", priority)):
+            column = getattr(self, name)
+            column = np.concatenate([column, np.zeros(grow, column.dtype)]) if grow else column
+            column[slots] = values[taken]
+            setattr(self, name, column)
+        if self.columns:
+            target, chosen = torch.from_numpy(slots), torch.from_numpy(taken)
+            for name, stored_column in self.columns.items():
+                values = (columns or {})[name].detach()
+                stored_column[target.to(stored_column.device)] = values[chosen.to(values.device)].to(stored_column)
+
+    def _groups(self, labels: np.ndarray, experience: np.ndarray) -> np.ndarray:
+        if self.policy == "class_balanced":
+            return np.concatenate([self.labels, labels])
+        if self.policy == "experience_balanced":
+            return np.concatenate([self.experience, experience])
+        return np.zeros(len(self) + len(labels), np.int64)
+
+    def _candidates(self, priority: np.ndarray, labels: np.ndarray, experience: np.ndarray) -> np.ndarray:
+        """Samples that may enter: below the lowest priority of a full reservoir none can, so most steps end here."""
+        if len(self) < self.capacity or self.policy != "reservoir":
+            return np.arange(len(priority))
+        return np.flatnonzero(priority > self.priority.min())
+
+    def _kept(self, priority: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        names, group, available = np.unique(groups, return_inverse=True, return_counts=True)
+        quota = shares(available, self.capacity)
+        order = np.lexsort((-priority, group))
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(available) - available, available)
+        return rank < quota[group]
+
+    def bytes(self) -> int:
+        """What the memory costs: ids, labels, experiences, priorities and columns."""
+        return self.capacity * 4 * 8 + sum(c.numel() * c.element_size() for c in self.columns.values())

@@ -1,0 +1,108 @@
+"""What every network offers (features, a head, named parameter groups) and what builds one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ..errors import unknown
+from ..settings import Configurable
+
+Shape = tuple[int, int, int]
+"""Channels, height and width of one image."""
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel, for pixels in 0..1."""
+
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
+
+
+class Network(nn.Module):
+    """Images to class scores: `features`, then the linear `head`.
+
+    Images are float [batch, channels, height, width], already normalised.
+    """
+
+    head: nn.Linear
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the head reads: [batch, width]."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Class scores before the softmax: [batch, classes]."""
+        return self.head(self.features(x))
+
+    def block_of(self, name: str) -> str:
+        """The depth block a parameter belongs to: by default the part of the network it is registered under."""
+        return name.split(".")[0]
+
+    def groups(self) -> dict[str, list[str]]:
+        """Parameter names by kind, in model order.
+
+        `all`; `head`; `norm`, the affine parameters of Batch/Layer/GroupNorm; `first_layer`, the first convolution or,
+        without one, the first linear layer before the head; and `block:<name>` for what is left, by depth. Every
+        parameter is in exactly one group besides `all`.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        modules = list(self.named_modules())
+        norms = {name for name, module in modules if isinstance(module, _NORM)}
+        layers = [name for kind in (_CONV, nn.Linear) for name, module in modules if isinstance(module, kind) and name != "head"]
+        first = layers[0] if layers else None
+
+        groups: dict[str, list[str]] = {"all": names, "head": [], "norm": [], "first_layer": []}
+        for name in names:
+            owner = name.rpartition(".")[0]
+            if owner == "head":
+                kind = "head"
+            elif owner in norms:
+                kind = "norm"
+            elif owner == first:
+                kind = "first_layer"
+            else:
+                kind = f"block:{self.block_of(name)}"
+            groups.setdefault(kind, []).append(name)
+        return groups
+
+    def select(self, kind: str) -> list[nn.Parameter]:
+        """The parameters of one group or of several joined by `+`, once each, in model order.
+
+        A group this network has none of (`norm` in an MLP) gives an empty list; an unknown kind is a `UsageError`.
+        """
+        groups = self.groups()
+        wanted: set[str] = set()
+        for part in kind.split("+"):
+            if part.strip() not in groups:
+                raise unknown("parameter group", part.strip(), groups)
+            wanted.update(groups[part.strip()])
+        return [parameter for name, parameter in self.named_parameters() if name in wanted]
+
+
+class Model(Configurable):
+    """Builds a `Network` from settings.
+
+    Weights that are not read from a file are those PyTorch's layers start with; whoever calls `build` seeds
+    `torch.manual_seed` before.
+    """
+
+    name: ClassVar[str] = ""
+
+    normalisation: Normalisation | None = None
+    """What the pretrained weights were trained with; known once `build` has read them, else None."""
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the built network carries pretrained weights."""
+        return False
+
+    def weight_file(self, data_root: str | None) -> Path | None:
+        """The file pretrained weights come from, if any: its content is part of a cell's identity."""
+        return None
+
+    def build(self, shape: Shape, classes: int, data_root: str | None) -> Network:
+        """A network for images of `shape` and `classes` outputs; `data_root` is the first place weight files are looked for."""
+        raise NotImplementedError

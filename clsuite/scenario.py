@@ -1,0 +1,164 @@
+"""A scenario turns settings, a phase and a seed into a stream.
+
+    class Halves(Scenario):
+        \"\"\"Two experiences: the lower half of the classes, then the upper half.\"\"\"
+
+        def stream(self, phase, seed):
+            pool = self.pool(phase)
+            ...
+            return self.make(pool, phase, seed, experiences, evaluation_sets)
+
+What the phase may see is decided here, not by the scenario: `pool(phase)` holds only the samples and classes of that
+phase, so the tuning and the evaluation stream of one scenario cannot share a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from .data.source import ImageSource, load_source
+from .errors import UsageError
+from .randomness import generator
+from .settings import Configurable, setting
+from .stream import EvaluationSet, Experience, Stream, Transforms
+
+Phase = Literal["tuning", "evaluation"]
+PHASES = ("tuning", "evaluation")
+
+
+class Split(Configurable):
+    """How the two phases divide the data (`protocol.*`); a function of `split_seed` alone, never of the run seed."""
+
+    split: Literal["none", "classes", "datasets", "samples"] = setting(
+        "none", help="none: a plain run on the full official sets; classes, samples: disjoint halves; datasets: a second data set"
+    )
+    split_seed: int = setting(0, ge=0, help="the partition depends on this alone")
+    tuning_dataset: str | None = setting(None, help="with split=datasets: the data set of the tuning phase")
+    swap: bool = setting(False, help="exchange the two halves (the control for their difficulty)")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a phase may see: a source, the classes in use and the data indices of each, for both splits."""
+
+    source: ImageSource
+    class_labels: np.ndarray
+    indices: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_labels)
+
+    def of_class(self, output: int, split: Literal["train", "test"] = "train") -> np.ndarray:
+        """Data indices of one class (by output number), ascending."""
+        indices = self.indices[split]
+        return indices[self.source.labels(split)[indices] == self.class_labels[output]]
+
+    def by_class(self, split: Literal["train", "test"] = "train") -> list[np.ndarray]:
+        """Data indices of every class."""
+        return [self.of_class(c, split) for c in range(self.classes)]
+
+
+class Scenario(Configurable):
+    """Base of every scenario: settings in, `stream(phase, seed)` out."""
+
+    dataset: str = setting("digits", help="a data set by name, 'folder:PATH' for images by class")
+    samples_per_class: int | None = setting(None, ge=1, help="keep only so many training samples of each class (null: all), the same for every seed")
+
+    name: str = ""
+
+    def __init__(self, split: Split | None = None, data_root: str | None = None, **values: Any):
+        super().__init__(**values)
+        self.split = split or Split()
+        self.data_root = data_root
+
+    def stream(self, phase: Phase, seed: int) -> Stream:
+        """The table for one phase and seed."""
+        raise UsageError(f"scenario {type(self).__name__} defines no stream(phase, seed)")
+
+    def generator(self, phase: Phase, seed: int, *purpose: str | int) -> np.random.Generator:
+        """A named generator; the two phases draw from different ones."""
+        return generator(seed, "stream", phase, *purpose)
+
+    def pool(self, phase: Phase) -> Pool:
+        """The samples and classes this phase may see (`Split`), with `samples_per_class` applied to training data."""
+        pool = self._divided(phase)
+        if self.samples_per_class is None:
+            return pool
+        kept = []
+        for c, indices in enumerate(pool.by_class()):
+            if len(indices) < self.samples_per_class:
+                raise UsageError(
+                    f"scenario.samples_per_class = {self.samples_per_class} is more than class {int(pool.class_labels[c])} of {pool.source.name} has here ({len(indices)})"
+                )
+            chosen = generator(self.split.split_seed, "samples_per_class", phase, int(pool.class_labels[c]))
+            kept.append(chosen.choice(indices, self.samples_per_class, replace=False))
+        return Pool(pool.source, pool.class_labels, {**pool.indices, "train": np.sort(np.concatenate(kept))})
+
+    def _divided(self, phase: Phase) -> Pool:
+        if phase not in PHASES:
+            raise UsageError(f"phase = {phase!r} is not valid: expected one of {', '.join(PHASES)}")
+        kind = self.split.split
+        if kind == "none" and phase == "tuning":
+            raise UsageError("protocol.split = 'none' has no tuning phase; valid with one: classes, datasets, samples")
+        if kind == "datasets":
+            return self._of_second_data_set(phase)
+        source = load_source(self.dataset, self.data_root)
+        classes = np.arange(source.classes)
+        everything = {split: np.arange(source.size(split)) for split in ("train", "test")}
+        if kind == "none":
+            return Pool(source, classes, everything)
+        first = (phase == "tuning") != self.split.swap
+        rng = generator(self.split.split_seed, "split", kind)
+        if kind == "classes":
+            half = source.classes // 2
+            order = rng.permutation(source.classes)
+            chosen = np.sort(order[:half] if first else order[half : 2 * half])
+            return Pool(source, chosen, {s: i[np.isin(source.labels(s), chosen)] for s, i in everything.items()})
+        halves: dict[str, np.ndarray] = {}
+        for split, indices in everything.items():
+            labels = source.labels(split)
+            parts = []
+            for c in classes:
+                members = rng.permutation(indices[labels == c])
+                parts.append(members[: len(members) // 2] if first else members[len(members) // 2 :])
+            halves[split] = np.sort(np.concatenate(parts))
+        return Pool(source, classes, halves)
+
+    def _of_second_data_set(self, phase: Phase) -> Pool:
+        other = self.split.tuning_dataset
+        if other is None:
+            raise UsageError("protocol.split = 'datasets' needs protocol.tuning_dataset, the data set of the tuning phase")
+        evaluation, tuning = load_source(self.dataset, self.data_root), load_source(other, self.data_root)
+        if evaluation.identity == tuning.identity:
+            raise UsageError(f"protocol.tuning_dataset = {other!r} is the same data as scenario.dataset; give a second data set")
+        source = tuning if (phase == "tuning") != self.split.swap else evaluation
+        classes = min(evaluation.classes, tuning.classes)
+        return Pool(source, np.arange(classes), {s: np.flatnonzero(source.labels(s) < classes) for s in ("train", "test")})
+
+    def make(
+        self,
+        pool: Pool,
+        phase: Phase,
+        seed: int,
+        experiences: Sequence[Experience],
+        evaluation_sets: Sequence[EvaluationSet],
+        transforms: Transforms | None = None,
+        **properties: Any,
+    ) -> Stream:
+        """The finished stream; `properties` are the remaining fields of `Stream`."""
+        return Stream(
+            self.name or type(self).__name__,
+            phase,
+            seed,
+            pool.source,
+            experiences,
+            evaluation_sets,
+            pool.class_labels,
+            transforms or Transforms(),
+            **properties,
+        )

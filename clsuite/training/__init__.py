@@ -1,0 +1,1 @@
+"""Running one cell: what the parts share, the loop, metrics, state and exact resume."""

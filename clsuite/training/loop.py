@@ -1,0 +1,295 @@
+"""The loop: experiences, steps, borders, measurements, and going on exactly where a killed run was.
+
+A run is a sequence of stages: for every experience `begin`, `steps`, `after` (the `after_experience` hooks), `end` (after the last
+one only) and `evaluate`. A checkpoint may stand before each of them and between any two steps; a stage that was
+interrupted runs again from the checkpoint before it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..errors import Interrupted
+from ..plan import Plan
+from .checkpoint import Checkpoints
+from .evaluation import Evaluator
+from .losses import Losses
+from .metrics import calibration_error, steps_to, summary
+from .run import Cost, Position, Run
+from .sampling import batches, table
+from .state import Decoder, Encoder
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Loop:
+    """Trains and measures one run.
+
+    `report` is told what happens (losses, rows of the matrix) as plain dictionaries; `on_step(run)` is called after every
+    step, for progress. `SIGTERM` handlers set `run.stop_requested`.
+    """
+
+    def __init__(self, run: Run, checkpoints: Checkpoints, report: Report | None = None, on_step: Callable[[Run], None] | None = None):
+        self.run, self.checkpoints = run, checkpoints
+        self.evaluator = Evaluator(run)
+        self.losses = Losses()
+        self._report = report or (lambda record: None)
+        self._on_step = on_step or (lambda run: None)
+        sets = len(run.stream.evaluation_sets)
+        shape = (len(run.stream), sets)
+        self.R, self.masked = np.full(shape, np.nan), np.full(shape, np.nan)
+        self.initial, self.initial_masked = np.full(sets, np.nan), np.full(sets, np.nan)
+        self.bins = np.zeros((3, 15))
+        self.probes: dict[int, list[tuple[int, float]]] = {}
+        self.seconds = {"training": 0.0, "deployment": 0.0, "evaluation": 0.0}
+        self.exact = True
+        self._checked = False
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    def execute(self) -> None:
+        """Run to the end, from the newest checkpoint if there is one; raises `Diverged` or `Interrupted`."""
+        run = self.run
+        run.seed_default_generators()
+        run.model.train()
+        for part in run.parts:
+            part.setup()
+        if not self._resume():
+            self.initial, self.initial_masked = self._measure(list(range(len(run.stream.evaluation_sets))))
+        position = run.progress.position
+        while position.experience < len(run.stream):
+            stages = self._stages(position.experience)
+            getattr(self, f"_{position.stage}")()
+            at = stages.index(position.stage) + 1
+            if at < len(stages):
+                position.stage = stages[at]
+            else:
+                position.experience, position.stage = position.experience + 1, "begin"
+            position.step = 0
+            self._border()
+
+    def _stages(self, i: int) -> list[str]:
+        last = i == len(self.run.stream) - 1
+        return ["begin", "steps", "after", *(["end"] if last else []), "evaluate"]
+
+    def _border(self) -> None:
+        if self.run.stop_requested or self.checkpoints.due(border=True):
+            self.save()
+        self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
+        if self.run.stop_requested:
+            raise Interrupted
+
+    def _begin(self) -> None:
+        run = self.run
+        i = run.experience
+        if run.plan_of(i).fresh_model:
+            run.reset_model()
+        run.model.train()
+        run.begin_optimizer()
+        for part in run.parts:
+            part.before_experience(run.stream.experiences[i])
+
+    def _steps(self) -> None:
+        run, position = self.run, self.run.progress.position
+        plan = run.plan_of(run.experience)
+        started = time.monotonic()
+        for batch, first_epoch in batches(run, plan, position.step):
+            self._train_on(batch, first_epoch)
+            position.step += 1
+            if self.losses.full():
+                self._log()
+            self._probe(plan)
+            self._on_step(run)
+            if run.stop_requested or self.checkpoints.due():
+                self.seconds["training"] += time.monotonic() - started
+                self.save()
+                self._leave_if_asked()
+                started = time.monotonic()
+        if run.insert == "experience_end":
+            self._fill_memories_from(plan)
+        self._log()
+        self.seconds["training"] += time.monotonic() - started
+
+    def _train_on(self, batch: Batch, first_epoch: bool) -> None:
+        run = self.run
+        for change in run._hooks["batch"]:
+            batch = change(batch)
+        run.workload.begin_step()
+        run.workload.note_labels(batch.ids)
+        for hook in run._hooks["before_step"]:
+            hook(batch)
+        loss = run.base.training_step(batch)
+        if loss is not None:
+            self.losses.add(loss)
+        if run.memories and (run.insert == "always" or (run.insert == "first_epoch" and first_epoch)):
+            run.fill_memories(batch.current_only())
+        if not self._checked:
+            self._encode()  # what cannot be kept fails now, not at the first checkpoint hours later
+            self._checked = True
+
+    def _fill_memories_from(self, plan: Plan) -> None:
+        run = self.run
+        ids, origin = table(run, plan.content)
+        for start in range(0, len(ids), 1000):
+            part = slice(start, start + 1000)
+            run.fill_memories(run.current_batch(torch.from_numpy(ids[part]), torch.from_numpy(origin[part]), None))
+
+    def _after(self) -> None:
+        self._hooked("after_experience", self.run.stream.experiences[self.run.experience])
+
+    def _end(self) -> None:
+        self._hooked("end")
+
+    def _hooked(self, hook: str, *arguments: Any) -> None:
+        started = time.monotonic()
+        for part in self.run.parts:
+            getattr(part, hook)(*arguments)
+        self.seconds["training"] += time.monotonic() - started
+
+    def _evaluate(self) -> None:
+        run = self.run
+        i, last = run.experience, run.experience == len(run.stream) - 1
+        sets = self.evaluator.sets_after(i)
+        if not sets:
+            return
+        started = time.monotonic()
+        run.cost = run.costs["deployment"]
+        for part in run.parts:
+            part.before_evaluation()
+        self.seconds["deployment"] += time.monotonic() - started
+        self.R[i, sets], self.masked[i, sets] = self._measure(sets)
+        if last:
+            seen = [j for j in sets if self.evaluator.learned_in[j] <= i]
+            _, _, bins = self.evaluator.measure(seen, bins=True)
+            self.bins = bins if bins is not None else self.bins
+        started = time.monotonic()
+        for part in reversed(run.parts):
+            part.after_evaluation()
+        run.cost = run.costs["training"]
+        self.seconds["deployment"] += time.monotonic() - started
+        row = [None if math.isnan(v) else v for v in self.R[i].tolist()]
+        self._report({"event": "experience", "experience": i, "step": run.step, "accuracy": row})
+
+    def _measure(self, sets: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        started = time.monotonic()
+        accuracy, masked, _ = self.evaluator.measure(sets)
+        self.seconds["evaluation"] += time.monotonic() - started
+        return accuracy, np.full(len(sets), np.nan) if masked is None else masked
+
+    def _log(self) -> None:
+        loss = self.losses.close()
+        if loss is not None:
+            self._report({"event": "loss", "experience": self.run.experience, "step": self.run.step, "loss": loss})
+
+    def _probe(self, plan: Plan) -> None:
+        run, position = self.run, self.run.progress.position
+        every = run.training.probe_every
+        if every is None or (position.step % every and position.step != plan.steps):
+            return
+        for j in np.flatnonzero(self.evaluator.learned_in == run.experience).tolist():
+            self.probes.setdefault(j, []).append((position.step, self.evaluator.probe(j)))
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def _encode(self) -> tuple[Any, dict[str, Tensor]]:
+        run = self.run
+        encoder = Encoder(run.model)
+        parts = [{k: v for k, v in vars(p).items() if k != "run" and k not in p.transient and k not in p.declared()} for p in run.parts]
+        own = {
+            "position": asdict(run.progress.position),
+            "step": run.progress.step,
+            "experience_step": run.progress.experience_step,
+            "costs": {name: asdict(cost) for name, cost in run.costs.items()},
+            "losses": self.losses.state(),
+            "seconds": self.seconds,
+            "rows": [self.R, self.masked, self.initial, self.initial_masked, self.bins],
+            "probes": self.probes,
+            "exact": self.exact,
+            "python": random.getstate(),
+            "numpy": np.random.get_state(legacy=False),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if run.device.type == "cuda" else [],
+        }
+        tree = {
+            "model": encoder.encode(run.model, "model"),
+            "optimizer": None if run.optimizer is None else encoder.encode(run.optimizer, "optimizer"),
+            "generators": encoder.encode(run.generators, "generators"),
+            "memories": encoder.encode(run.memories, "memories"),
+            "parts": [
+                [[name, encoder.encode(value, f"strategy part '{part.name}': attribute '{name}'")] for name, value in state.items()]
+                for part, state in zip(run.parts, parts, strict=True)
+            ],
+            "loop": encoder.encode(own, "loop"),
+        }
+        return tree, encoder.tensors
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment."""
+        if self.checkpoints.folder is not None:
+            self.checkpoints.save(*self._encode())
+
+    def _resume(self) -> bool:
+        found = self.checkpoints.load()
+        if found is None:
+            return False
+        tree, tensors, exact = found
+        run = self.run
+        decoder = Decoder(tensors, run)
+        decoder.decode(tree["model"], run.model)
+        own = decoder.decode(tree["loop"])
+        run.progress.position = Position(**own["position"])
+        run.progress.step, run.progress.experience_step = own["step"], own["experience_step"]
+        run.costs.update({name: Cost(**cost) for name, cost in own["costs"].items()})
+        run.cost = run.costs["training"]
+        run.generators.update(decoder.decode(tree["generators"], run.generators))
+        decoder.decode(tree["memories"], run.memories)
+        for part, state in zip(run.parts, tree["parts"], strict=True):
+            for name, value in state:
+                setattr(part, name, decoder.decode(value, getattr(part, name, None)))
+        if tree["optimizer"] is not None:
+            run.make_optimizer(run.parameter_groups())
+            decoder.decode(tree["optimizer"], run.optimizer)
+        self.R, self.masked, self.initial, self.initial_masked, self.bins = own["rows"]
+        self.losses.restore(own["losses"])
+        self.seconds, self.probes, self.exact = own["seconds"], own["probes"], own["exact"] and exact
+        random.setstate(own["python"])
+        np.random.set_state(own["numpy"])
+        torch.set_rng_state(own["torch"].cpu())
+        if own["cuda"]:
+            torch.cuda.set_rng_state_all([s.cpu() for s in own["cuda"]])
+        self._report({"event": "resumed", "experience": run.experience, "step": run.step})
+        return True
+
+    # -- results ------------------------------------------------------------------------------------------------
+
+    def metrics(self) -> dict[str, Any]:
+        """All metrics, as far as the run went."""
+        stream = self.run.stream
+        sizes, learned = self.evaluator.sizes.astype(float), self.evaluator.learned_in
+        masked = stream.task_masked
+        disjoint_classes = masked and len({c for e in stream.evaluation_sets for c in e.classes}) > len(stream.evaluation_sets[0].classes)
+        result = summary(
+            self.R,
+            sizes,
+            learned,
+            self.initial,
+            self.masked if masked else None,
+            self.initial_masked if masked else None,
+            class_incremental=disjoint_classes,
+        )
+        result["calibration_error"] = calibration_error(*self.bins)
+        if self.run.training.probe_every is not None:
+            result["steps_to_90"] = [steps_to(0.9, self.probes.get(j, [])) for j in range(len(sizes))]
+        return result

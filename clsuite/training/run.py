@@ -1,0 +1,378 @@
+"""What the parts of a run share: model, data, memories, optimizer, schedule, counters, `loss` and `update`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..batch import Batch
+from ..errors import Interrupted
+from ..memory import Memory
+from ..models.base import Network
+from ..plan import Plan
+from ..randomness import generator, torch_seed
+from ..schedule import Schedule
+from ..strategy import Part, Strategy
+from ..stream import Stream
+from .images import ImageWorkload
+from .settings import Training
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share a peak learning rate."""
+
+    name: str
+    parameters: list[torch.nn.Parameter]
+    learning_rate: float
+
+
+@dataclass
+class Cost:
+    """What was computed. Passes are counted per sample through the whole network; `feature_passes` through the head only."""
+
+    gradient_steps: int = 0
+    forward_passes: int = 0
+    backward_passes: int = 0
+    feature_passes: int = 0
+
+
+@dataclass
+class Position:
+    """Where a run stands: everything before `stage` of `experience` is done, and `step` batches of it."""
+
+    experience: int = 0
+    stage: str = "begin"
+    step: int = 0
+
+
+@dataclass
+class Progress:
+    """Numbers a run gathers on its way, all part of its state."""
+
+    position: Position = field(default_factory=Position)
+    step: int = 0
+    """Updates of the main optimizer so far."""
+    experience_step: int = 0
+    """The same, since the start of this experience."""
+
+
+class Run:
+    """One cell while it runs. Parts reach it as `self.run`."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        model: Network,
+        parts: list[Part],
+        training: Training,
+        schedule: Schedule,
+        seed: int,
+        device: torch.device,
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        pretrained: bool = False,
+        evaluation_mask: str = "none",
+        memory_settings: dict[str, Any] | None = None,
+    ):
+        self.stream, self.model, self.parts, self.training, self.schedule = stream, model, parts, training, schedule
+        self.seed, self.device, self.pretrained, self.evaluation_mask = seed, device, pretrained, evaluation_mask
+        assert isinstance(parts[0], Strategy)
+        self.base: Strategy = parts[0]
+        self.workload = ImageWorkload(stream, training, device, normalisation)
+        self.progress = Progress()
+        self.costs = {"training": Cost(), "deployment": Cost()}
+        self.cost = self.costs["training"]
+        self.generators: dict[str, np.random.Generator] = {}
+        self.memories: dict[str, Memory] = {}
+        self.insert = (memory_settings or {}).get("insert", "first_epoch")
+        self.stop_requested = False
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._pending_backward = 0
+        self.parameter_ids = {id(p) for p in model.parameters()}
+        self._initial = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        if "memory" in set().union(*(p.needs for p in parts)):
+            assert memory_settings is not None
+            rng = generator(seed, "memory", "replay")
+            self.memories["replay"] = Memory(memory_settings["size"], memory_settings["policy"], rng, self._remembered, device)
+        self._occurrences = {id(part): sum(p.name == part.name for p in parts[:k]) for k, part in enumerate(parts)}
+        for part in parts:
+            part.run = self
+        self._hooks = {
+            name: [getattr(p, name) for p in parts if _overrides(p, name)] for name in ("batch", "before_step", "penalty", "on_gradients", "after_step")
+        }
+
+    # -- where we are -------------------------------------------------------------------------------------------
+
+    @property
+    def experience(self) -> int:
+        """The index of the current experience."""
+        return self.progress.position.experience
+
+    @property
+    def step(self) -> int:
+        """Updates of the main optimizer so far."""
+        return self.progress.step
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the head."""
+        return self.stream.classes
+
+    def plan_of(self, i: int) -> Plan:
+        """What experience i trains on, after all parts had their say."""
+        experience = self.stream.experiences[i]
+        plan = Plan(experience, (experience,), int(self.training.epochs or 1), int(self.training.batch_size or 1))
+        for part in self.parts:
+            plan = part.plan(plan)
+        return plan
+
+    @property
+    def total_steps(self) -> int:
+        """Planned batches of the whole stream."""
+        if not hasattr(self, "_total_steps"):
+            self._total_steps = sum(self.plan_of(i).steps for i in range(len(self.stream)))
+        return self._total_steps
+
+    def seen_classes(self, i: int | None = None) -> Tensor:
+        """bool [classes] on the device: classes that came up to experience i (default: the current one)."""
+        seen = torch.zeros(self.classes, dtype=torch.bool)
+        for experience in self.stream.experiences[: (self.experience if i is None else i) + 1]:
+            seen[list(experience.classes)] = True
+        return seen.to(self.device)
+
+    # -- samples ------------------------------------------------------------------------------------------------
+
+    def current_batch(self, ids: Tensor, experience: int | Tensor, draws: np.ndarray | None, current: bool = True) -> Batch:
+        """A batch of the stream's own samples."""
+        return Batch(self.workload.view, ids, experience, current, draws)
+
+    def _remembered(self, ids: Tensor, experience: Tensor, columns: dict[str, Tensor]) -> Batch:
+        self.workload.note_labels(ids)
+        draws = self.workload.draws_from(self._generator("memory", "augmentation"), len(ids))
+        return Batch(self.workload.view, ids, experience, False, draws, columns)
+
+    def fill_memories(self, batch: Batch) -> None:
+        """Offer the current samples of a step to the memory; columns come from the batch, logits from its forward pass."""
+        for memory in self.memories.values():
+            columns = {name: self._column(name, batch) for name in memory.columns}
+            ids = batch.ids.numpy()
+            memory.add(ids, self.stream.labels_of(ids), batch.experience.numpy(), columns)
+
+    def _column(self, name: str, batch: Batch) -> Tensor:
+        if name in batch.columns:
+            return batch.columns[name]
+        if name == "logits" and batch.logits is None:
+            with torch.no_grad():
+                self.logits(batch)
+        return getattr(batch, name)
+
+    @torch.no_grad()
+    def features(self, ids: np.ndarray, chunk: int = 500) -> Tensor:
+        """Features [samples, width] of training samples without augmentation, in evaluation mode. Counted as forward passes."""
+        modes = self.set_evaluation_mode()
+        found = []
+        for part in torch.from_numpy(ids).split(chunk):
+            pixels, _ = self.stream.gather(part)
+            found.append(self.model.features(self.workload.inputs(pixels)))
+            self.cost.forward_passes += len(part)
+        self.restore_modes(modes)
+        return torch.cat(found)
+
+    # -- learning -----------------------------------------------------------------------------------------------
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The model's logits of a batch; counted."""
+        batch.logits = self.model(batch.x)
+        self.cost.forward_passes += len(batch)
+        if torch.is_grad_enabled():
+            self._pending_backward += len(batch)
+        assert batch.logits is not None
+        return batch.logits
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The workload's mean loss of a batch; leaves `batch.logits`."""
+        return self.workload.loss(self.logits(batch), batch)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Mean squared difference over batch and outputs."""
+        return F.mse_loss(a, b)
+
+    def update(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """One gradient step; see `Part.update`."""
+        own = optimizer is not None
+        target = optimizer or self.optimizer
+        assert target is not None, "update needs an optimizer: it is made when an experience begins"
+        if not own:
+            for penalty in self._hooks["penalty"]:
+                extra = penalty()
+                loss = loss if extra is None else loss + extra
+        target.zero_grad(set_to_none=True)
+        loss.backward()
+        self.cost.backward_passes += self._pending_backward
+        self._pending_backward = 0
+        if not own:
+            for hook in self._hooks["on_gradients"]:
+                hook()
+            if self.training.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+            self._set_rates()
+        target.step()
+        self.cost.gradient_steps += 1
+        self.workload.begin_step()
+        if not own:
+            self.progress.step += 1
+            self.progress.experience_step += 1
+            for hook in self._hooks["after_step"]:
+                hook()
+
+    def gradients(self, batch: Batch) -> list[Tensor | None]:
+        """Gradients of the loss by parameter (None where it does not depend on one), without side effects; counted."""
+        buffers = [(b, b.clone()) for b in self.model.buffers()]
+        before, logits = self._pending_backward, batch.logits
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        found = dict(zip(map(id, parameters), torch.autograd.grad(self.loss(batch), parameters, allow_unused=True), strict=True))
+        self.cost.backward_passes += len(batch)
+        self._pending_backward = before
+        if logits is not None:
+            batch.logits = logits
+        with torch.no_grad():
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
+        return [found.get(id(p)) for p in self.model.parameters()]
+
+    # -- optimizer ----------------------------------------------------------------------------------------------
+
+    def keeps(self, what: str) -> bool:
+        """Whether the optimizer ("optimizer") or the schedule ("schedule") goes on over borders."""
+        choice = getattr(self.training, f"border_{what}")
+        return self.stream.keep_schedule if choice == "auto" else choice in ("keep", "extend")
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """The groups as all parts want them."""
+        groups = [ParameterGroup("all", [p for p in self.model.parameters() if p.requires_grad], float(self.training.learning_rate or 0.0))]
+        for part in self.parts:
+            groups = part.parameter_groups(groups)
+        return [g for g in groups if g.parameters]
+
+    def make_optimizer(self, groups: list[ParameterGroup], keep_state: bool = False) -> None:
+        """A new main optimizer; `keep_state` carries over what the old one knows of each parameter."""
+        old = self.optimizer
+        settings = self.training
+        chosen = [{"params": g.parameters, "lr": g.learning_rate, "peak": g.learning_rate, "name": g.name} for g in groups]
+        new: torch.optim.Optimizer
+        if settings.optimizer == "sgd":
+            new = torch.optim.SGD(chosen, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True)
+        else:
+            kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+            new = kind(chosen, weight_decay=settings.weight_decay, fused=True)
+        if keep_state and old is not None:
+            for group in groups:
+                for p in group.parameters:
+                    if p in old.state:
+                        new.state[p] = old.state[p]
+        self.optimizer = new
+
+    def begin_optimizer(self) -> None:
+        """At a border: a fresh optimizer, or the old state in the groups of this experience."""
+        self.progress.experience_step = 0
+        self.make_optimizer(self.parameter_groups(), self.keeps("optimizer"))
+
+    def _set_rates(self) -> None:
+        if self.schedule.is_constant:
+            return
+        step, horizon = (self.progress.step, self.total_steps) if self.keeps("schedule") else (self.progress.experience_step, self._plan_steps())
+        factor = self.schedule.factor(step, horizon)
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+    def _plan_steps(self) -> int:
+        if getattr(self, "_planned", (-1, 0))[0] != self.experience:
+            self._planned = (self.experience, self.plan_of(self.experience).steps)
+        return self._planned[1]
+
+    # -- the model ----------------------------------------------------------------------------------------------
+
+    def reset_model(self) -> None:
+        """Give the model its initial weights again, and the optimizer no memory."""
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict(keep_vars=True).items():
+                tensor.copy_(self._initial[name])
+        self.optimizer = None
+
+    def set_evaluation_mode(self) -> list[tuple[torch.nn.Module, bool]]:
+        """Evaluation mode everywhere; gives back what `restore_modes` needs."""
+        modes = [(m, m.training) for m in self.model.modules()]
+        self.model.eval()
+        return modes
+
+    @staticmethod
+    def restore_modes(modes: list[tuple[torch.nn.Module, bool]]) -> None:
+        for module, training in modes:
+            module.training = training
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of all weights and running statistics."""
+        return {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+
+    def restore_snapshot(self, saved: dict[str, Tensor]) -> None:
+        """Copy a snapshot back into the model."""
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict(keep_vars=True).items():
+                tensor.copy_(saved[name])
+
+    def copy_model(self) -> Network:
+        """A detached copy of the model."""
+        return copy.deepcopy(self.model)
+
+    def weights_digest(self) -> str:
+        """SHA-256 over all weights and running statistics."""
+        h = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            h.update(name.encode())
+            h.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return h.hexdigest()
+
+    # -- randomness, leaving ------------------------------------------------------------------------------------
+
+    def part_generator(self, part: Part, purpose: str) -> np.random.Generator:
+        """The generator named by (run seed, part, occurrence, purpose)."""
+        return self._generator("part", part.name, self._occurrences[id(part)], purpose)
+
+    def _generator(self, *name: str | int) -> np.random.Generator:
+        key = " ".join(map(str, name))
+        if key not in self.generators:
+            self.generators[key] = generator(self.seed, *name)
+        return self.generators[key]
+
+    def seed_default_generators(self) -> None:
+        """Dropout and careless plug-ins draw from the default generators: seeded by the cell, saved with it."""
+        import random
+
+        seed = torch_seed(self.seed, "default")
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+
+    def interruptible(self, count: int) -> Iterator[int]:
+        """0..count-1, leaving between two when asked to; the hook then runs again from the checkpoint before it."""
+        for k in range(count):
+            if self.stop_requested:
+                raise Interrupted
+            yield k
+
+    def cost_report(self) -> dict[str, Any]:
+        """Training cost, and apart what was computed to deploy the model for measuring."""
+        return {**asdict(self.costs["training"]), "deployment": asdict(self.costs["deployment"])}
+
+
+def _overrides(part: Part, hook: str) -> bool:
+    return getattr(type(part), hook) is not getattr(Part, hook)

@@ -1,0 +1,51 @@
+"""The settings of training that every strategy shares (`training.*`)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ..errors import UsageError
+from ..settings import Configurable, Span, setting
+
+
+class Training(Configurable):
+    """How a network is trained, whatever the strategy. Settings left null take the data set's own default."""
+
+    epochs: int | None = setting(None, ge=1, search=[1, 2, 5, 10], help="passes over each experience")
+    batch_size: int | None = setting(None, ge=1, search=[32, 64, 128], help="current samples in a step")
+    optimizer: Literal["sgd", "adam", "adamw"] = setting("sgd")
+    learning_rate: float | None = setting(None, gt=0, search=Span(1e-3, 0.3, log=True), help="peak rate")
+    momentum: float = setting(0.0, ge=0, lt=1, help="of sgd")
+    weight_decay: float = setting(0.0, ge=0, search=[0.0, 1e-4, 5e-4, 1e-3])
+    clip_norm: float | None = setting(None, gt=0, help="largest norm of the whole gradient")
+    schedule: dict[str, Any] = setting({"name": "constant"}, help="learning-rate schedule: {name: cosine, warmup: 100}")
+    border_optimizer: Literal["auto", "keep", "reset"] = setting(
+        "auto", help="optimizer state at a border; auto: reset, but keep on recurring and borderless streams"
+    )
+    border_schedule: Literal["auto", "restart", "extend"] = setting(
+        "auto", help="schedule at a border: a new one each experience, or one over the whole stream; auto as above"
+    )
+    logit_mask: Literal["none", "batch", "experience", "seen"] = setting(
+        "none", help="outputs the loss looks at: all, the classes of this step, of the sample's experience, or seen so far"
+    )
+    augmentation: list[Literal["crop", "flip", "brightness"]] = setting([], help="drawn anew for every sample and step")
+    crop_padding: int = setting(4, ge=0)
+    brightness: float = setting(63 / 255, ge=0, le=1, help="largest relative change")
+    normalise: Literal["auto", "none", "dataset"] = setting(
+        "auto", help="auto: what pretrained weights were trained with, else the data set's statistics for colour images and 0..1 for grey ones"
+    )
+    evaluate_every: int | Literal["auto"] = setting("auto", ge=1, help="experiences between full evaluations; auto: at most 50 full rows")
+    probe_every: int | None = setting(None, ge=1, help="steps between looks at the current test set, for steps_to_90 (null: none)")
+    threads: int = setting(1, ge=1, help="numbers differ between thread counts, so this is part of a cell")
+    precision: Literal["float32", "float64"] = setting("float32")
+
+    @classmethod
+    def resolved(cls, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        """All values, with nulls taken from the data set's defaults; raises `UsageError`."""
+        result = cls.validated(values, "training")
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if result[name] is None:
+                result[name] = defaults[name]
+        if result["optimizer"] != "sgd" and result["momentum"]:
+            raise UsageError(f"training.momentum = {result['momentum']} applies to sgd only, not to training.optimizer = {result['optimizer']}")
+        return result

@@ -1,0 +1,1 @@
+"""Ready experiment files: one a claim or a table."""

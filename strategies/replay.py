@@ -1,0 +1,38 @@
+"""Experience replay."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from clsuite.batch import Batch
+from clsuite.memory import BufferPolicy, InsertPolicy
+from clsuite.settings import setting
+from clsuite.strategy import Strategy
+from torch import Tensor
+
+
+class Replay(Strategy):
+    """Experience replay: every step also trains on samples of a memory.
+
+    Source: Chaudhry et al. 2019, arXiv 1902.10486. `combine: concat` is one mean over current and replayed samples (the
+    source's); `sum` adds the two means, as Mammoth's `er` does when both batches have the same size, up to a factor of two.
+    """
+
+    needs = frozenset({"memory"})
+
+    buffer_size: int | None = setting(None, ge=1, search=[200, 500, 1000], help="samples the memory holds (null: the data set's default)")
+    buffer: BufferPolicy = setting("reservoir", help="which samples stay in the memory")
+    insert: InsertPolicy = setting("first_epoch", help="when current samples are offered to the memory")
+    replay_batch: int | None = setting(None, ge=1, search=[32, 64, 128], help="replayed samples in a step (null: as many as current ones)")
+    combine: Literal["concat", "sum"] = setting("concat", help="one mean over all samples, or the sum of two means")
+
+    def training_step(self, batch: Batch) -> Tensor:
+        if not self.memory:
+            loss = self.loss(batch)
+        elif self.combine == "concat":
+            loss = self.loss(batch + self.memory.sample(self.replay_batch or len(batch)))
+        else:
+            replayed = self.memory.sample(self.replay_batch or len(batch))
+            loss = self.loss(batch) + self.loss(replayed)
+        self.update(loss)
+        return loss
