@@ -61,15 +61,18 @@ class Memory:
         if name not in self.columns:
             self.columns[name] = torch.zeros(self.capacity, width, dtype=dtype, device=self._device)
 
-    def sample(self, count: int) -> Batch:
-        """A batch of `count` stored samples without repetition (all of them when fewer are stored)."""
-        return self.at(self.rng.choice(len(self), min(count, len(self)), replace=False, shuffle=True))
+    def sample(self, count: int, rng: np.random.Generator | None = None) -> Batch:
+        """A batch of `count` stored samples without repetition (all of them when fewer are stored).
 
-    def at(self, slots: np.ndarray) -> Batch:
-        """The stored samples at given slots as a batch, with their columns."""
+        With a generator of one's own, the draws of everybody else stay what they would have been.
+        """
+        return self.at((rng or self.rng).choice(len(self), min(count, len(self)), replace=False), rng)
+
+    def at(self, slots: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
+        """The stored samples at given slots as a batch, with their columns; `rng` draws their augmentation."""
         where = torch.from_numpy(slots)
         columns = {name: values.index_select(0, where.to(values.device)) for name, values in self.columns.items()}
-        return self._draw(torch.from_numpy(self.ids[slots]), torch.from_numpy(self.experience[slots]), columns)
+        return self._draw(torch.from_numpy(self.ids[slots]), torch.from_numpy(self.experience[slots]), columns, rng)
 
     def everything(self) -> Batch:
         """All stored samples as one batch."""

@@ -20,6 +20,7 @@ penalties are summed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .settings import Configurable
@@ -33,7 +34,16 @@ if TYPE_CHECKING:
     from .memory import Memory
     from .plan import Plan
     from .stream import Experience
-    from .training.run import ParameterGroup, Run
+    from .training.run import Run
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that share a peak learning rate."""
+
+    name: str
+    parameters: list[torch.nn.Parameter]
+    learning_rate: float
 
 
 class Part(Configurable):

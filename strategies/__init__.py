@@ -1,17 +1,53 @@
 """Built-in strategies and modifiers: one file each, found through this catalogue.
 
-`family` is one of replay, regularisation, architecture, prototype, optimisation, reference, analysis. `source` says what
-was followed; a method without official code is labelled.
+`family` is one of reference, replay, regularisation, architecture, prototype, optimisation, analysis; `kind` is strategy (a
+base, stands first) or modifier. `source` says what was followed; a method without official code is labelled.
 """
+
+from typing import Any
 
 CATALOGUE = {
     "naive": ".naive:Naive",
+    "joint": ".joint:Joint",
+    "cumulative": ".cumulative:Cumulative",
     "replay": ".replay:Replay",
+    "der": ".der:DER",
+    "derpp": ".derpp:DERpp",
+    "gdumb": ".gdumb:GDumb",
+    "ncm": ".ncm:NCM",
+    "fpf": ".fpf:FPF",
+    "refresh": ".refresh:Refresh",
+    "slow_learner": ".slow_learner:SlowLearner",
+    "alignment": ".alignment:Alignment",
+    "sensitivity": ".sensitivity:Sensitivity",
 }
 
-FACTS = {
-    "naive": {"family": "reference", "source": "lower reference"},
-    "replay": {"family": "replay", "source": "Chaudhry et al. 2019, arXiv 1902.10486"},
+FACTS: dict[str, dict[str, Any]] = {
+    "naive": {"kind": "strategy", "family": "reference", "source": "lower reference"},
+    "joint": {"kind": "strategy", "family": "reference", "source": "upper reference"},
+    "cumulative": {"kind": "strategy", "family": "reference", "source": "reference with an unlimited memory"},
+    "replay": {"kind": "strategy", "family": "replay", "source": "Chaudhry et al. 2019, arXiv 1902.10486"},
+    "der": {"kind": "strategy", "family": "replay", "source": "Buzzega et al. 2020, arXiv 2004.07211"},
+    "derpp": {"kind": "strategy", "family": "replay", "source": "Buzzega et al. 2020, arXiv 2004.07211"},
+    "gdumb": {"kind": "strategy", "family": "replay", "source": "Prabhu et al. 2020, ECCV; re-implemented from the description"},
+    "ncm": {"kind": "strategy", "family": "prototype", "source": "Janson et al. 2022, arXiv 2210.04428"},
+    "fpf": {"kind": "modifier", "family": "optimisation", "source": "Zhao et al. 2023, arXiv 2304.04158; re-implemented from the abstract"},
+    "refresh": {"kind": "modifier", "family": "optimisation", "source": "Wang et al. 2024, arXiv 2403.13249"},
+    "slow_learner": {"kind": "modifier", "family": "optimisation", "source": "Zhang et al. 2023, arXiv 2303.05118 (SLCA, first stage)"},
+    "alignment": {"kind": "modifier", "family": "prototype", "source": "Zhang et al. 2023, arXiv 2303.05118 (SLCA, second stage)"},
+    "sensitivity": {"kind": "modifier", "family": "analysis", "source": "Zhao et al. 2023, arXiv 2304.04158; re-implemented from the abstract"},
 }
 
-ALIASES: dict[str, dict] = {}
+ALIASES: dict[str, dict[str, Any]] = {
+    "kfpf": {
+        "name": "naive",
+        "modifiers": [{"name": "fpf", "times": 9}],
+        "source": "Zhao et al. 2023, arXiv 2304.04158; re-implemented from the abstract",
+    },
+    "slca": {
+        "name": "naive",
+        "modifiers": [{"name": "slow_learner", "keep_old_heads": True}, {"name": "alignment"}],
+        "training": {"logit_mask": "experience"},
+        "source": "Zhang et al. 2023, arXiv 2303.05118",
+    },
+}

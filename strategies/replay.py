@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from torch import Tensor
+
 from clsuite.batch import Batch
 from clsuite.memory import BufferPolicy, InsertPolicy
 from clsuite.settings import setting
 from clsuite.strategy import Strategy
-from torch import Tensor
 
 
 class Replay(Strategy):

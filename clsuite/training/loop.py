@@ -166,6 +166,7 @@ class Loop:
             return
         started = time.monotonic()
         run.cost = run.costs["deployment"]
+        random_state = torch.get_rng_state()  # what is drawn to deploy a model leaves training as it would have been
         for part in run.parts:
             part.before_evaluation()
         self.seconds["deployment"] += time.monotonic() - started
@@ -177,6 +178,7 @@ class Loop:
         started = time.monotonic()
         for part in reversed(run.parts):
             part.after_evaluation()
+        torch.set_rng_state(random_state)
         run.cost = run.costs["training"]
         self.seconds["deployment"] += time.monotonic() - started
         row = [None if math.isnan(v) else v for v in self.R[i].tolist()]

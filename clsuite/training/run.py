@@ -20,19 +20,10 @@ from ..models.base import Network
 from ..plan import Plan
 from ..randomness import generator, torch_seed
 from ..schedule import Schedule
-from ..strategy import Part, Strategy
+from ..strategy import ParameterGroup, Part, Strategy
 from ..stream import Stream
 from .images import ImageWorkload
 from .settings import Training
-
-
-@dataclass
-class ParameterGroup:
-    """Parameters that share a peak learning rate."""
-
-    name: str
-    parameters: list[torch.nn.Parameter]
-    learning_rate: float
 
 
 @dataclass
@@ -154,9 +145,9 @@ class Run:
         """A batch of the stream's own samples."""
         return Batch(self.workload.view, ids, experience, current, draws)
 
-    def _remembered(self, ids: Tensor, experience: Tensor, columns: dict[str, Tensor]) -> Batch:
+    def _remembered(self, ids: Tensor, experience: Tensor, columns: dict[str, Tensor], rng: np.random.Generator | None) -> Batch:
         self.workload.note_labels(ids)
-        draws = self.workload.draws_from(self._generator("memory", "augmentation"), len(ids))
+        draws = self.workload.draws_from(rng or self._generator("memory", "augmentation"), len(ids))
         return Batch(self.workload.view, ids, experience, False, draws, columns)
 
     def fill_memories(self, batch: Batch) -> None:

@@ -1,0 +1,96 @@
+"""Refresh learning: unlearn a little before every step, then learn as usual."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.func import functional_call, grad, vmap
+
+from clsuite.batch import Batch
+from clsuite.settings import Span, setting
+from clsuite.strategy import Modifier
+from clsuite.stream import Experience
+
+FISHER_DECAY = 1e-5
+CHUNK = 50
+
+
+class Refresh(Modifier):
+    """Unlearn the current batch along its Fisher-weighted gradient, then relearn it with whatever the base does.
+
+    Source: Wang et al. 2024, arXiv 2403.13249, and its code for DER++: per tensor, u = g ||theta|| / (||g|| + 1e-20), then
+    theta <- theta + unlearn_step (u + 0.001 N(0, I)) / (1 + 0.001 F); F is the diagonal Fisher of the experience
+    before (running sum with decay 1e-5), each sample weighted by its own probability. Arms for the ablation: `ascent` (the
+    method), `descent`, `noise` (no gradient), `off`. Departures: F on `fisher_samples` samples in evaluation mode; several
+    `steps` repeat the unlearning; around any base that trains on the current experience.
+    """
+
+    needs = frozenset({"incremental", "borders", "classifier"})
+
+    unlearn_step: float = setting(1e-5, ge=0, search=Span(1e-5, 1e-2, log=True), help="size of a step relative to each tensor's norm")
+    steps: int = setting(1, ge=1, search=[1, 2], help="unlearning steps before each update")
+    arm: Literal["ascent", "descent", "noise", "off"] = setting("ascent", help="off, noise and descent are the controls")
+    noise: float = setting(1e-3, ge=0, help="standard deviation of the noise, before unlearn_step scales it")
+    fisher_weight: float = setting(1e-3, ge=0, help="how strongly the Fisher information protects a weight")
+    fisher_samples: int = setting(1000, ge=1, help="samples of an experience that its Fisher information is estimated from")
+
+    def setup(self) -> None:
+        self.fisher = [torch.zeros_like(p) for p in self.model.parameters()]
+
+    def before_step(self, batch: Batch) -> None:
+        if self.arm == "off":
+            return
+        for _ in range(self.steps):
+            self.unlearn(batch)
+
+    def unlearn(self, batch: Batch) -> None:
+        """One step along the gradient of the current batch, of relative size `unlearn_step` in every tensor."""
+        parameters = list(self.model.parameters())
+        gradients = self.gradients(batch) if self.arm != "noise" else [None] * len(parameters)
+        sign = {"ascent": 1.0, "descent": -1.0, "noise": 0.0}[self.arm]
+        total = sum(p.numel() for p in parameters)
+        noise = torch.from_numpy(self.generator("noise").standard_normal(total, dtype=np.float32)).to(self.run.device) * self.noise
+        with torch.no_grad():
+            for p, g, F, z in zip(parameters, gradients, self.fisher, noise.split([p.numel() for p in parameters]), strict=True):
+                direction = z.view_as(p).to(p.dtype)
+                if g is not None:
+                    direction = direction + sign * g * (p.norm() / (g.norm() + 1e-20))
+                p.add_(direction / (1 + self.fisher_weight * F), alpha=self.unlearn_step)
+
+    def after_experience(self, experience: Experience) -> None:
+        ids = self.run.stream.ids(experience.segments)
+        chosen = self.generator("fisher").choice(ids, min(self.fisher_samples, len(ids)), replace=False)
+        estimate = self.estimate(chosen)
+        for F, new in zip(self.fisher, estimate, strict=True):
+            F.mul_(FISHER_DECAY).add_(new)
+
+    def estimate(self, ids: np.ndarray) -> list[torch.Tensor]:
+        """Mean over samples of p(y|x) (d log p(y|x) / d theta)^2, by parameter."""
+        run, model = self.run, self.model
+        weights = {name: p.detach() for name, p in model.named_parameters()}
+        buffers = dict(model.named_buffers())
+
+        def log_probability(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            logits = functional_call(model, (parameters, buffers), (x[None],))[0]
+            return logits.log_softmax(0).gather(0, y[None])[0]
+
+        def weighted_square(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+            likelihood = log_probability(weights, x, y).exp()
+            return {name: likelihood * g**2 for name, g in grad(log_probability)(weights, x, y).items()}
+
+        total = [torch.zeros_like(p) for p in model.parameters()]
+        modes = run.set_evaluation_mode()
+        for _, part in zip(self.steps_over(len(ids)), torch.from_numpy(ids).split(CHUNK), strict=True):
+            pixels, targets = run.stream.gather(part)
+            squares = vmap(weighted_square)(run.workload.inputs(pixels), targets)
+            for value, name in zip(total, weights, strict=True):
+                value.add_(squares[name].sum(0), alpha=1 / len(ids))
+            run.cost.forward_passes += 2 * len(part)
+            run.cost.backward_passes += len(part)
+        run.restore_modes(modes)
+        return total
+
+    def steps_over(self, count: int) -> range:
+        return range(-(-count // CHUNK))
