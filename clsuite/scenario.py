@@ -67,6 +67,7 @@ class Scenario(Configurable):
     """Base of every scenario: settings in, `stream(phase, seed)` out."""
 
     dataset: str = setting("digits", help="a data set by name, 'folder:PATH' for images by class")
+    keep_classes: int | None = setting(None, ge=2, help="keep only so many classes (null: all), the same for every seed")
     samples_per_class: int | None = setting(None, ge=1, help="keep only so many training samples of each class (null: all), the same for every seed")
 
     name: str = ""
@@ -85,8 +86,19 @@ class Scenario(Configurable):
         return generator(seed, "stream", phase, *purpose)
 
     def pool(self, phase: Phase) -> Pool:
-        """The samples and classes this phase may see (`Split`), with `samples_per_class` applied to training data."""
-        pool = self._divided(phase)
+        """The samples and classes this phase may see (`Split`), reduced to `keep_classes` and `samples_per_class`."""
+        return self._fewer_samples(self._fewer_classes(self._divided(phase), phase), phase)
+
+    def _fewer_classes(self, pool: Pool, phase: Phase) -> Pool:
+        if self.keep_classes is None:
+            return pool
+        if self.keep_classes > pool.classes:
+            raise UsageError(f"scenario.keep_classes = {self.keep_classes} is more than the {pool.classes} classes of {pool.source.name} there are here")
+        rng = generator(self.split.split_seed, "keep_classes", phase)
+        kept = np.sort(rng.choice(pool.class_labels, self.keep_classes, replace=False))
+        return Pool(pool.source, kept, {s: i[np.isin(pool.source.labels(s)[i], kept)] for s, i in pool.indices.items()})  # type: ignore[arg-type]
+
+    def _fewer_samples(self, pool: Pool, phase: Phase) -> Pool:
         if self.samples_per_class is None:
             return pool
         kept = []

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -32,13 +33,10 @@ from ..settings import Configurable
 from ..training.checkpoint import Checkpoints, sync_folder, writable
 from ..training.loop import Loop
 from ..training.run import Run
+from .results import ResultWarning
 from .spec import Cell, check_pairing
 
 SCHEMA = 1
-
-
-class ResultWarning(UserWarning):
-    """A stored result that was made by other source code, and the like."""
 
 
 # -- identity ---------------------------------------------------------------------------------------------------
@@ -162,11 +160,13 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
     machine = _platform(device, cell.training.threads)
     identity = hashlib.sha256(json.dumps([name, digests], sort_keys=True).encode()).hexdigest()
     checkpoints = Checkpoints(None if folder is None else folder / "checkpoints", identity, machine, options.checkpoint_seconds)
+    made = [] if folder is None else [p for p in (folder, *folder.parents) if not p.exists()]
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if options.rerun:
-            checkpoints.clear()
-        (folder / "spec.json").write_text(json.dumps(cell.spec, indent=1))
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if options.rerun:
+                checkpoints.clear()
+            (folder / "spec.json").write_text(json.dumps(cell.spec, indent=1))
     log = _Log(None if folder is None else folder / "metrics.jsonl")
     loop = Loop(run, checkpoints, lambda record: [report(record) for report in (log, *options.on_event)] and None, options.on_step)
     if options.on_start is not None:
@@ -177,11 +177,35 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
             loop.execute()
         except Diverged as error:
             status, reason = error.status, str(error)
+        except UsageError:
+            if (run.progress.position.experience, run.progress.position.step) == (0, 0):  # refused by its first step: nothing stays
+                _unmake(folder, made)
+            raise
     result = _result(cell, name, run, loop, status, reason, {**machine, "source": digests})
     if folder is not None:
         _publish(folder, result, options.rerun)
         checkpoints.clear()
     return result
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--out: '{path}' could not be written: {error.strerror or error}") from error
+
+
+def _unmake(folder: Path | None, made: list[Path]) -> None:
+    """Take back the folders a run made before it was refused."""
+    if folder is None or folder not in made:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in made[1:]:
+        try:
+            path.rmdir()
+        except OSError:  # another cell moved in
+            return
 
 
 def make_run(cell: Cell, device: torch.device) -> Run:
@@ -210,8 +234,10 @@ def make_run(cell: Cell, device: torch.device) -> Run:
 def _memory_settings(cell: Cell) -> dict[str, Any] | None:
     for part in cell.parts:
         if "memory" in part.needs:
-            values = part.settings()
-            return {"size": values.get("buffer_size") or 500, "policy": values.get("buffer") or "reservoir", "insert": values.get("insert") or "first_epoch"}
+            # attributes, not settings: a part that declares none of them still shares the data set's default
+            defaults = {"buffer_size": 500, "buffer": "reservoir", "insert": "first_epoch"}
+            size, policy, insert = (getattr(part, name, None) or default for name, default in defaults.items())
+            return {"size": size, "policy": policy, "insert": insert}
     return None
 
 
@@ -283,12 +309,13 @@ class _Log:
     def __call__(self, record: dict[str, Any]) -> None:
         if self._path is None:
             return
-        if self._fresh:
-            self._fresh = False
-            kept = self._before(record["step"]) if record["event"] == "resumed" else []
-            self._path.write_text("".join(line + "\n" for line in kept))
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        with _writing(self._path):
+            if self._fresh:
+                self._fresh = False
+                kept = self._before(record["step"]) if record["event"] == "resumed" else []
+                self._path.write_text("".join(line + "\n" for line in kept))
+            with self._path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
 
     def _before(self, step: int) -> list[str]:
         lines = []

@@ -12,7 +12,12 @@ from ..errors import UsageError
 
 
 class Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses duplicate keys and anchors, and reads 1e-3 as a number."""
+    """The safe loader, which also refuses duplicate keys and aliases, reads 1e-3 as a number, and off, no, on, yes as text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -29,6 +34,7 @@ class Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
 
 

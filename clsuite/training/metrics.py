@@ -12,6 +12,18 @@ from typing import Any
 import numpy as np
 
 BINS = 15
+NAMES = (
+    "final_accuracy",
+    "average_incremental_accuracy",
+    "final_task_mean_accuracy",
+    "task_incremental_accuracy",
+    "backward_transfer",
+    "forward_transfer",
+    "forgetting",
+    "plasticity",
+    "calibration_error",
+)
+"""Metrics every result has (null where a stream does not define one)."""
 
 
 def _mean(values: Any) -> float | None:

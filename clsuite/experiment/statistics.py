@@ -1,0 +1,68 @@
+"""Means with intervals, and verdicts on what an experiment was to show."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from .file import Claim
+from .grid import Outcome
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its 95 % Student t interval; `spread` is the sample standard deviation."""
+
+    mean: float
+    spread: float
+    low: float
+    high: float
+    n: int
+
+
+def estimate(values: list[float]) -> Estimate:
+    """Mean, spread, interval and n of values, one a seed; the interval is NaN below two values."""
+    found = np.asarray(values, dtype=float)
+    n = len(found)
+    mean = float(found.mean()) if n else math.nan
+    if n < 2:
+        return Estimate(mean, math.nan, math.nan, math.nan, n)
+    spread = float(found.std(ddof=1))
+    half = float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+    return Estimate(mean, spread, mean - half, mean + half, n)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`holds`, `fails` or `undecided`, with the paired difference it rests on."""
+
+    claim: Claim
+    verdict: str
+    difference: Estimate
+
+
+def by_label(outcomes: list[Outcome], metric: str) -> dict[str, dict[int, float]]:
+    """Values of a metric by label and seed; failed cells and undefined values are left out."""
+    found: dict[str, dict[int, float]] = {}
+    for o in outcomes:
+        values = found.setdefault(o.label, {})
+        if o.result is not None and o.result["status"] == "ok" and o.result["metrics"].get(metric) is not None:
+            values[o.seed] = float(o.result["metrics"][metric])
+    return found
+
+
+def judge(claim: Claim, outcomes: list[Outcome]) -> Verdict:
+    """Holds when the lower 95 % t-bound of the seed-paired differences exceeds the margin, fails when the upper one is below it.
+
+    Fewer than three pairs are undecided.
+    """
+    values = by_label(outcomes, claim.metric)
+    a, b = values[claim.a], values[claim.b]
+    difference = estimate([a[s] - b[s] for s in sorted(set(a) & set(b))])
+    if difference.n < 3:
+        return Verdict(claim, "undecided", difference)
+    verdict = "holds" if difference.low > claim.margin else "fails" if difference.high < claim.margin else "undecided"
+    return Verdict(claim, verdict, difference)
