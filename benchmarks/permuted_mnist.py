@@ -47,7 +47,8 @@ def bare_loop(data: dict[str, torch.Tensor], tasks: int, replay: bool, seed: int
             loss.backward()
             optimizer.step()
             if replay:
-                places = np.where(offered + np.arange(len(chosen)) < CAPACITY, offered + np.arange(len(chosen)), rng.integers(0, offered + np.arange(1, len(chosen) + 1)))
+                arrivals = offered + np.arange(len(chosen))
+                places = np.where(arrivals < CAPACITY, arrivals, rng.integers(0, arrivals + 1))
                 kept = np.flatnonzero(places < CAPACITY)
                 if kept.size:
                     target = torch.from_numpy(places[kept])

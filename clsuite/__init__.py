@@ -10,16 +10,31 @@ Importing the package imports nothing heavy; what a call needs is imported by th
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas
+
     from .data.source import ImageSource
     from .stream import Stream
 
 __version__ = "0.1.0"
-__all__ = ["images", "run", "stream"]
+__all__ = ["images", "results", "run", "stream"]
+
+
+class _Package(types.ModuleType):
+    """Keeps `clsuite.stream` the function: importing the module of that name would put itself in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "stream" or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def _specification(overrides: tuple[str, ...], values: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +77,15 @@ def stream(*overrides: str, data_root: str | Path | None = None, **values: Any) 
 
     cell = resolve(_specification(overrides, values), None if data_root is None else str(data_root))
     return cell.scenario.stream(cell.spec["phase"], cell.seed)
+
+
+def results(folder: str | Path) -> pandas.DataFrame:
+    """All finished cells below an `out` folder as a data frame: one row a cell, settings by their path."""
+    import pandas
+
+    from .experiment.results import rows
+
+    return pandas.DataFrame(rows(folder))
 
 
 def images(x: Any, y: Any, x_test: Any, y_test: Any, name: str | None = None) -> ImageSource:

@@ -96,11 +96,7 @@ class Batch:
         pieces = tuple(p for p in self._pieces if p._current)
         if pieces == self._pieces or not pieces:
             return self if pieces else Batch(self._view, self._ids[:0], 0)
-        batch = pieces[0] if len(pieces) == 1 else Batch._joined(pieces)
-        logits = [p._logits for p in pieces if p._logits is not None]
-        if len(logits) == len(pieces):
-            batch._logits = torch.cat(logits)
-        return batch
+        return pieces[0] if len(pieces) == 1 else Batch._joined(pieces)
 
     def _look(self) -> tuple[Any, Any]:
         if self._seen is None:
@@ -121,6 +117,9 @@ class Batch:
 
     @property
     def logits(self) -> Tensor | None:
+        if self._logits is None and len(self._pieces) > 1:
+            parts = [p._logits for p in self._pieces]
+            return None if any(z is None for z in parts) else torch.cat(parts)  # type: ignore[arg-type]
         return self._logits
 
     @logits.setter

@@ -100,15 +100,13 @@ class Memory:
         if self.columns:
             target, chosen = torch.from_numpy(slots), torch.from_numpy(taken)
             for name, stored_column in self.columns.items():
-                values = (columns or {})[name].detach()
-                stored_column[target.to(stored_column.device)] = values[chosen.to(values.device)].to(stored_column)
+                offered = (columns or {})[name].detach()
+                stored_column[target.to(stored_column.device)] = offered[chosen.to(offered.device)].to(stored_column)
 
     def _groups(self, labels: np.ndarray, experience: np.ndarray) -> np.ndarray:
         if self.policy == "class_balanced":
             return np.concatenate([self.labels, labels])
-        if self.policy == "experience_balanced":
-            return np.concatenate([self.experience, experience])
-        return np.zeros(len(self) + len(labels), np.int64)
+        return np.concatenate([self.experience, experience])
 
     def _candidates(self, priority: np.ndarray, labels: np.ndarray, experience: np.ndarray) -> np.ndarray:
         """Samples that may enter: below the lowest priority of a full reservoir none can, so most steps end here."""
@@ -117,7 +115,13 @@ class Memory:
         return np.flatnonzero(priority > self.priority.min())
 
     def _kept(self, priority: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        names, group, available = np.unique(groups, return_inverse=True, return_counts=True)
+        if len(priority) <= self.capacity:
+            return np.ones(len(priority), dtype=bool)
+        if self.policy == "reservoir":  # one group: the highest priorities, without sorting
+            keep = np.zeros(len(priority), dtype=bool)
+            keep[np.argpartition(-priority, self.capacity - 1)[: self.capacity]] = True
+            return keep
+        _, group, available = np.unique(groups, return_inverse=True, return_counts=True)
         quota = shares(available, self.capacity)
         order = np.lexsort((-priority, group))
         rank = np.empty(len(order), np.int64)

@@ -44,11 +44,11 @@ def _origin(point: EntryPoint) -> str:
 
 
 @functools.cache
-def _contents(kind: str) -> tuple[dict[str, Entry], dict[str, dict[str, Any]], frozenset[str]]:
-    """Entries, aliases, and the names that more than one package claims."""
+def _contents(kind: str) -> tuple[dict[str, Entry], dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """Entries, aliases, and who claims each name that is registered more than once."""
     entries: dict[str, Entry] = {}
     aliases: dict[str, dict[str, Any]] = {}
-    doubled: set[str] = set()
+    doubled: dict[str, list[str]] = {}
     for point in sorted(entry_points(group=f"clsuite.{kind}"), key=lambda p: (_origin(p) != "native", p.name)):
         if ":" in point.value:
             found = {point.name: Entry(point.name, point.value, _origin(point))}
@@ -64,9 +64,10 @@ def _contents(kind: str) -> tuple[dict[str, Entry], dict[str, dict[str, Any]], f
             except Exception as error:
                 warnings.warn(f"plug-in '{point.name}' of {_origin(point)} ({kind}) is left out: {_one_line(error)}", PluginWarning, stacklevel=2)
                 continue
-        doubled.update(name for name in found if name in entries)
+        for name in found.keys() & entries.keys():
+            doubled.setdefault(name, [entries[name].origin]).append(_origin(point))
         entries.update({name: entry for name, entry in found.items() if name not in entries})
-    return entries, aliases, frozenset(doubled)
+    return entries, aliases, doubled
 
 
 def _one_line(error: BaseException) -> str:
@@ -99,16 +100,21 @@ def load(kind: str, name: str) -> Any:
     if name not in entries:
         raise unknown(what, name, [*entries, *aliases(kind)])
     if name in doubled:
-        origins = sorted({_origin(p) for p in entry_points(group=f"clsuite.{kind}")} - {"native"})
-        raise UsageError(f"{what} '{name}' is registered by more than one package (of: clsuite, {', '.join(origins)}); remove one")
+        owners = ["clsuite" if origin == "native" else origin for origin in doubled[name]]
+        raise UsageError(f"{what} '{name}' is registered more than once, by {' and '.join(owners)}; remove one")
     module, _, attribute = entries[name].target.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found: Any = getattr(importlib.import_module(module), attribute)
     except Exception as error:
         raise UsageError(f"{what} '{name}' of {entries[name].origin} cannot be imported: {_one_line(error)}") from error
-    if isinstance(found, type):
-        found.name = found.__dict__.get("name") or name
-    return found
+    return _named(found, name)
+
+
+def _named(component: Any, name: str) -> Any:
+    """Components know what they are called; what is not a class (a data source's function) stays as it is."""
+    if isinstance(component, type) and not vars(component).get("name"):
+        component.name = name  # type: ignore[attr-defined]
+    return component
 
 
 def _from_file(reference: str) -> Any:
@@ -126,9 +132,8 @@ def _from_file(reference: str) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UsageError(f"strategy file '{path}' cannot be imported: {_one_line(error)}") from error
-    found = getattr(module, attribute, None)
+    found: Any = getattr(module, attribute, None)
     if not isinstance(found, type):
         classes = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module_name]
         raise unknown(f"class of {file.name}", attribute, classes)
-    found.name = found.__dict__.get("name") or attribute
-    return found
+    return _named(found, attribute)

@@ -104,9 +104,8 @@ class Scenario(Configurable):
         kept = []
         for c, indices in enumerate(pool.by_class()):
             if len(indices) < self.samples_per_class:
-                raise UsageError(
-                    f"scenario.samples_per_class = {self.samples_per_class} is more than class {int(pool.class_labels[c])} of {pool.source.name} has here ({len(indices)})"
-                )
+                where = f"class {int(pool.class_labels[c])} of {pool.source.name} has here"
+                raise UsageError(f"scenario.samples_per_class = {self.samples_per_class} is more than the {len(indices)} samples that {where}")
             chosen = generator(self.split.split_seed, "samples_per_class", phase, int(pool.class_labels[c]))
             kept.append(chosen.choice(indices, self.samples_per_class, replace=False))
         return Pool(pool.source, pool.class_labels, {**pool.indices, "train": np.sort(np.concatenate(kept))})
@@ -130,10 +129,10 @@ class Scenario(Configurable):
             half = source.classes // 2
             order = rng.permutation(source.classes)
             chosen = np.sort(order[:half] if first else order[half : 2 * half])
-            return Pool(source, chosen, {s: i[np.isin(source.labels(s), chosen)] for s, i in everything.items()})
+            return Pool(source, chosen, {s: i[np.isin(source.labels(s), chosen)] for s, i in everything.items()})  # type: ignore[arg-type]
         halves: dict[str, np.ndarray] = {}
         for split, indices in everything.items():
-            labels = source.labels(split)
+            labels = source.labels(split)  # type: ignore[arg-type]
             parts = []
             for c in classes:
                 members = rng.permutation(indices[labels == c])

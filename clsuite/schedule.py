@@ -25,6 +25,8 @@ CATALOGUE = {
 class Schedule(Configurable):
     """Base of every schedule: warm-up by a linear rise, then `decay(z)` for z in [0, 1)."""
 
+    name: str = ""
+
     warmup: int = setting(0, ge=0, help="steps of linear warm-up: update n uses (n + 1) / warmup of the peak")
 
     def factor(self, step: int, horizon: int) -> float:

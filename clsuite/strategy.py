@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .settings import Configurable
+from .settings import Configurable, Setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +63,12 @@ class Part(Configurable):
 
     name: str = ""
     run: Run
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        taken = [n for n in vars(cls) if isinstance(vars(cls)[n], Setting) and hasattr(Part, n) and n not in ("steps", *Part.declared())]
+        if taken:
+            raise TypeError(f"{cls.__name__}: a setting cannot be called '{taken[0]}', which every part already has")
 
     # -- hooks, in the order of a run ---------------------------------------------------------------------------
 
@@ -150,6 +156,10 @@ class Part(Configurable):
     def gradients(self, batch: Batch) -> list[Tensor | None]:
         """Gradients of the loss on a batch, by parameter; changes neither gradients nor running statistics. Counted."""
         return self.run.gradients(batch)
+
+    def samples(self, ids: np.ndarray) -> Batch:
+        """Training samples by id as a batch, without augmentation."""
+        return self.run.samples(ids)
 
     def generator(self, purpose: str) -> np.random.Generator:
         """This part's own generator for a purpose; its state is the run's to save."""

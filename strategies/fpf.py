@@ -30,9 +30,7 @@ class FPF(Modifier):
     needs = frozenset({"memory"})
     transient = frozenset({"_saved"})
 
-    buffer_size: int | None = setting(
-        None, ge=1, search=[200, 500, 1000], help="samples the memory holds (null: as the base, or the data set's default)"
-    )
+    buffer_size: int | None = setting(None, ge=1, search=[200, 500, 1000], help="samples the memory holds (null: as the base, or the data set's default)")
     buffer: BufferPolicy | None = setting(None, help="which samples stay in the memory (null: as the base has it)")
     when: Literal["end", "evaluation"] = setting("end", help="with neither times nor period: once at the end, or before every evaluation")
     times: int | None = setting(None, ge=1, search=[3, 5, 9, 15], help="fine-tunings over the whole run, after steps round(S i / times)")

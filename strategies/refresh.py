@@ -30,7 +30,9 @@ class Refresh(Modifier):
     needs = frozenset({"incremental", "borders", "classifier"})
 
     unlearn_step: float = setting(1e-5, ge=0, search=Span(1e-5, 1e-2, log=True), help="size of a step relative to each tensor's norm")
-    steps: int = setting(1, ge=1, search=[1, 2], help="unlearning steps before each update")
+    steps: int = setting(  # type: ignore[assignment]  # the source's word; `Part.steps` goes by `run.interruptible` here
+        1, ge=1, search=[1, 2], help="unlearning steps before each update"
+    )
     arm: Literal["ascent", "descent", "noise", "off"] = setting("ascent", help="off, noise and descent are the controls")
     noise: float = setting(1e-3, ge=0, help="standard deviation of the noise, before unlearn_step scales it")
     fisher_weight: float = setting(1e-3, ge=0, help="how strongly the Fisher information protects a weight")
@@ -82,7 +84,9 @@ class Refresh(Modifier):
 
         total = [torch.zeros_like(p) for p in model.parameters()]
         modes = run.set_evaluation_mode()
-        for _, part in zip(self.steps_over(len(ids)), torch.from_numpy(ids).split(CHUNK), strict=True):
+        parts = torch.from_numpy(ids).split(CHUNK)
+        for k in run.interruptible(len(parts)):
+            part = parts[k]
             pixels, targets = run.stream.gather(part)
             squares = vmap(weighted_square)(run.workload.inputs(pixels), targets)
             for value, name in zip(total, weights, strict=True):
@@ -91,6 +95,3 @@ class Refresh(Modifier):
             run.cost.backward_passes += len(part)
         run.restore_modes(modes)
         return total
-
-    def steps_over(self, count: int) -> range:
-        return range(-(-count // CHUNK))

@@ -9,12 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clsuite_scenarios import CATALOGUE, FACTS, recurrence
-from clsuite_scenarios.blurry import Blurry
-from clsuite_scenarios.class_incremental import ClassIncremental
-from clsuite_scenarios.domain_incremental import DomainIncremental
-from clsuite_scenarios.power_law import PowerLaw
-from clsuite_scenarios.scole import SCoLe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +16,12 @@ import clsuite.scenario
 from clsuite.errors import UsageError
 from clsuite.scenario import Split
 from clsuite.stream import Stream
+from clsuite_scenarios import CATALOGUE, FACTS, recurrence
+from clsuite_scenarios.blurry import Blurry
+from clsuite_scenarios.class_incremental import ClassIncremental
+from clsuite_scenarios.domain_incremental import DomainIncremental
+from clsuite_scenarios.power_law import PowerLaw
+from clsuite_scenarios.scole import SCoLe
 
 pytestmark = pytest.mark.unit
 CONTROLS = ["none", "none_matched", "uniform", "exponential", "most_recent", "fixed_recency"]

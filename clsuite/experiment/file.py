@@ -144,4 +144,3 @@ def _claim(path: Path, value: Any) -> Claim:
     if metric not in NAMES:
         raise UsageError(f"{path}: expect: {unknown('metric', metric, NAMES)}")
     return Claim(match["a"], match["b"], float(match["margin"]), metric)
-

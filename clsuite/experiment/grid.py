@@ -1,4 +1,4 @@
-"""Running the cells of an experiment that are not finished yet, one process a cell.
+"""Running the cells of an experiment that are not finished yet, in worker processes.
 
 The folder is the memory: the same command again runs only what is missing, and a cell that was cut goes on from its
 checkpoint. A cell that fails costs itself alone.
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from ..errors import Interrupted, UsageError
@@ -63,51 +64,79 @@ def run_grid(
 def _run_missing(
     experiment: Experiment, missing: list[int], out: Path, data_root: str | None, workers: int, failures: dict[int, str], say: Callable[[str], None]
 ) -> None:
-    running: set[subprocess.Popen[str]] = set()
+    pool = [_Worker() for _ in range(min(workers, len(missing)))]
+    free: SimpleQueue[_Worker] = SimpleQueue()
+    for w in pool:
+        free.put(w)
     leaving = threading.Event()
-    lock = threading.Lock()
-    started, done = time.monotonic(), 0
+    started, done, lock = time.monotonic(), 0, threading.Lock()
 
     def one(k: int) -> None:
         nonlocal done
         if leaving.is_set():
             return
         planned = experiment.cells[k]
-        task = json.dumps({"raw": planned.raw, "out": str(out), "data_root": data_root})
+        process = free.get()
+        failure = process.run({"raw": planned.raw, "out": str(out), "data_root": data_root})
+        free.put(process)
         with lock:
-            process = subprocess.Popen(
-                [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-            )
-            running.add(process)
-        _, errors = process.communicate(task)
-        with lock:
-            running.discard(process)
             done += 1
-            if process.returncode not in (0, 75):
-                lines = [line for line in errors.splitlines() if line.strip()] or [f"left with code {process.returncode}"]
-                failures[k] = lines[-1]
+            if failure and not leaving.is_set():
+                failures[k] = failure
             rate = (time.monotonic() - started) / done
-            state = "failed: " + failures[k] if k in failures else "left" if process.returncode else "done"
+            state = f"failed: {failure}" if failure else "done"
             say(f"{planned.label}, seed {planned.seed}: {state} ({done}/{len(missing)}, about {rate * (len(missing) - done) / 60:.1f} min remain)")
 
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(one, k) for k in missing]
+    with ThreadPoolExecutor(len(pool)) as threads:
+        futures = [threads.submit(one, k) for k in missing]
         try:
             for future in futures:
                 future.result()
         except KeyboardInterrupt:
             leaving.set()
-            with lock:
-                for process in running:
-                    process.terminate()
             raise Interrupted from None
+        finally:
+            for w in pool:
+                w.stop()
+
+
+class _Worker:
+    """A process that runs one cell after another. One that dies costs the cell it was on, and is started anew."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, task: dict[str, Any]) -> str | None:
+        """Why the cell failed, or None."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+            )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(task) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except OSError:
+            answer = ""
+        if not answer:
+            return f"the process ended with code {self._process.wait()}"
+        failure = json.loads(answer)["failure"]
+        return None if failure is None else str(failure)
+
+    def stop(self) -> None:
+        """Ask the process to leave: a running cell writes a checkpoint first."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
 
 
 def worker() -> None:
-    """Run the cell described on standard input. Leaves when its parent is gone: nothing of a killed grid runs on."""
-    from .cell import Options, run_cell
-    from .spec import resolve
+    """Run the cells described on standard input, a JSON line each, answering a line each.
 
+    Leaves when its parent is gone: nothing of a killed grid runs on.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a plug-in prints must not be taken for an answer
     parent = os.getppid()
 
     def watch() -> None:
@@ -116,10 +145,19 @@ def worker() -> None:
         os._exit(75)
 
     threading.Thread(target=watch, daemon=True).start()
-    task = json.loads(sys.stdin.read())
+    for line in sys.stdin:
+        answers.write(json.dumps({"failure": _failure(json.loads(line))}) + "\n")
+        answers.flush()
+
+
+def _failure(task: dict[str, Any]) -> str | None:
+    from .cell import Options, run_cell
+    from .spec import resolve
+
     try:
         run_cell(resolve(task["raw"], task["data_root"]), Options(Path(task["out"])))
     except Interrupted:
         sys.exit(75)
-    except UsageError as error:
-        sys.exit(f"clsuite: {error}")
+    except Exception as error:  # a cell that raises costs itself alone
+        return f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, UsageError) else str(error)
+    return None

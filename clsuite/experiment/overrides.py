@@ -41,7 +41,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\
 def parse_yaml(text: str, where: str) -> Any:
     """Plain values from YAML; raises `UsageError` in one line that names the place."""
     try:
-        return yaml.load(text, Loader=Loader)  # noqa: S506 - Loader is a SafeLoader
+        return yaml.load(text, Loader=Loader)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     except yaml.YAMLError as error:

@@ -72,9 +72,21 @@ class Checkpoints:
         """Write a checkpoint and drop all but the newest two."""
         if self.folder is None:
             return
-        from safetensors.torch import save_file
+        from safetensors import SafetensorError
 
         started = time.monotonic()
+        try:
+            self._save(state, tensors)
+        except (OSError, SafetensorError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise UsageError(f"--out: a checkpoint could not be written to '{self.folder}': {reason}") from error
+        self._last = time.monotonic()
+        self._cost = self._last - started
+
+    def _save(self, state: Any, tensors: dict[str, Any]) -> None:
+        from safetensors.torch import save_file
+
+        assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
         existing = self._newest_first()
         self._number = max([self._number, *(self._number_of(p) for p in existing)]) + 1
@@ -89,14 +101,12 @@ class Checkpoints:
             digests = {name: _digest(temporary / name) for name in ("tensors.safetensors", "state.json")}
             _write(temporary / "manifest.json", json.dumps({"identity": self.identity, "platform": self.platform, "digests": digests}))
             temporary.rename(final)
-        except OSError:
+        except Exception:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync_folder(self.folder)
         for old in self._newest_first()[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
-        self._last = time.monotonic()
-        self._cost = self._last - started
 
     def load(self) -> tuple[Any, dict[str, Any], bool] | None:
         """The newest whole checkpoint as (state, tensors, exact), or None.
@@ -138,13 +148,13 @@ class Checkpoints:
 
 def writable(folder: Path) -> None:
     """Raise `UsageError` in one line when nothing can be written to a folder (or it cannot be made)."""
-    made = not folder.exists()
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{uuid.uuid4().hex}"
         probe.write_text("x" * 4096)
         probe.unlink()
-        if made:
-            folder.rmdir()
+        for path in made:
+            path.rmdir()
     except OSError as error:
         raise UsageError(f"--out = '{folder}' cannot be written: {error.strerror or error}") from error

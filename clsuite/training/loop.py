@@ -21,6 +21,7 @@ from torch import Tensor
 from ..batch import Batch
 from ..errors import Interrupted
 from ..plan import Plan
+from ..strategy import ParameterGroup
 from .checkpoint import Checkpoints
 from .evaluation import Evaluator
 from .losses import Losses
@@ -69,6 +70,7 @@ class Loop:
         position = run.progress.position
         while position.experience < len(run.stream):
             stages = self._stages(position.experience)
+            run.workload.begin_step()  # no stage sees labels that the one before has drawn: a resumed run would not either
             getattr(self, f"_{position.stage}")()
             at = stages.index(position.stage) + 1
             if at < len(stages):
@@ -213,6 +215,7 @@ class Loop:
             "position": asdict(run.progress.position),
             "step": run.progress.step,
             "experience_step": run.progress.experience_step,
+            "pending_backward": run._pending_backward,
             "costs": {name: asdict(cost) for name, cost in run.costs.items()},
             "losses": self.losses.state(),
             "seconds": self.seconds,
@@ -227,6 +230,7 @@ class Loop:
         tree = {
             "model": encoder.encode(run.model, "model"),
             "optimizer": None if run.optimizer is None else encoder.encode(run.optimizer, "optimizer"),
+            "groups": encoder.encode(run.optimizer_groups(), "groups"),
             "generators": encoder.encode(run.generators, "generators"),
             "memories": encoder.encode(run.memories, "memories"),
             "parts": [
@@ -253,6 +257,7 @@ class Loop:
         own = decoder.decode(tree["loop"])
         run.progress.position = Position(**own["position"])
         run.progress.step, run.progress.experience_step = own["step"], own["experience_step"]
+        run._pending_backward = own["pending_backward"]
         run.costs.update({name: Cost(**cost) for name, cost in own["costs"].items()})
         run.cost = run.costs["training"]
         run.generators.update(decoder.decode(tree["generators"], run.generators))
@@ -261,7 +266,8 @@ class Loop:
             for name, value in state:
                 setattr(part, name, decoder.decode(value, getattr(part, name, None)))
         if tree["optimizer"] is not None:
-            run.make_optimizer(run.parameter_groups())
+            # the groups it had, not those the parts would make now: a hook may have frozen weights since
+            run.make_optimizer([ParameterGroup(**group) for group in decoder.decode(tree["groups"])] or run.parameter_groups())
             decoder.decode(tree["optimizer"], run.optimizer)
         self.R, self.masked, self.initial, self.initial_masked, self.bins = own["rows"]
         self.losses.restore(own["losses"])

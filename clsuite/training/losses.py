@@ -45,7 +45,7 @@ class Losses:
         values, self.interval = self.interval, []
         for value in values:
             self.count += 1
-            if self.first is None:
+            if not self.first:  # a loss of exactly zero (a mask that leaves one class) is no scale to measure others by
                 self.first = value
             self.high = self.high + 1 if value > 10 * self.first else 0
             if not math.isfinite(value):

@@ -108,11 +108,10 @@ def summary(
     class_incremental: bool = False,
 ) -> dict[str, Any]:
     """All metrics of one matrix; a class-incremental stream takes its forward transfer from the task-masked matrix."""
-    masked = R_masked is not None and b_masked is not None
-    if class_incremental:
-        forward = forward_transfer(R_masked, b_masked, f) if masked else None  # type: ignore[arg-type]
-    else:
+    if not class_incremental:
         forward = forward_transfer(R, b, f)
+    else:
+        forward = forward_transfer(R_masked, b_masked, f) if R_masked is not None and b_masked is not None else None
     return {
         "final_accuracy": final_accuracy(R, n, f),
         "average_incremental_accuracy": average_incremental_accuracy(R, n, f),
@@ -122,5 +121,5 @@ def summary(
         "forward_transfer": forward,
         "forgetting": forgetting(R, f),
         "plasticity": plasticity(R, f),
-        "rows_measured": int((~np.isnan(R)).all(axis=1).sum()),
+        "rows_measured": sum(not math.isnan(seen_accuracy(R, n, f, i)) for i in range(len(R))),
     }

@@ -79,6 +79,7 @@ class Run:
         self.base: Strategy = parts[0]
         self.workload = ImageWorkload(stream, training, device, normalisation)
         self.progress = Progress()
+        self.workload.experience = lambda: self.experience
         self.costs = {"training": Cost(), "deployment": Cost()}
         self.cost = self.costs["training"]
         self.generators: dict[str, np.random.Generator] = {}
@@ -144,6 +145,10 @@ class Run:
     def current_batch(self, ids: Tensor, experience: int | Tensor, draws: np.ndarray | None, current: bool = True) -> Batch:
         """A batch of the stream's own samples."""
         return Batch(self.workload.view, ids, experience, current, draws)
+
+    def samples(self, ids: np.ndarray) -> Batch:
+        """Training samples by id, as they are; they count as current ones of this experience."""
+        return self.current_batch(torch.from_numpy(ids), self.experience, None)
 
     def _remembered(self, ids: Tensor, experience: Tensor, columns: dict[str, Tensor], rng: np.random.Generator | None) -> Batch:
         self.workload.note_labels(ids)
@@ -270,6 +275,13 @@ class Run:
                     if p in old.state:
                         new.state[p] = old.state[p]
         self.optimizer = new
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """The main optimizer's groups as plain values; empty without one, or when it also holds weights of a part."""
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        if any(id(p) not in self.parameter_ids for group in groups for p in group["params"]):
+            return []
+        return [{"name": g["name"], "parameters": g["params"], "learning_rate": g["peak"]} for g in groups]
 
     def begin_optimizer(self) -> None:
         """At a border: a fresh optimizer, or the old state in the groups of this experience."""

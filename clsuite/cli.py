@@ -1,0 +1,206 @@
+"""The command line. Only the standard library and typer are imported here, so that `clsuite --help` is instant.
+
+Exit codes: 0 all well, 1 a cell failed, 2 bad usage or settings (one line, nothing written), 75 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+
+from . import __version__
+from .errors import Interrupted, UsageError, unknown
+
+SHOWN = ("strategy", "scenario", "model", "schedule", "stream")
+
+Items = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="settings, such as strategy=replay scenario.dataset=mnist seed=3")]  # noqa: UP045
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output, and nothing else")]
+DataRoot = Annotated[Optional[str], typer.Option("--data-root", metavar="DIR", help="where data sets lie; beats CLSUITE_DATA")]  # noqa: UP045
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Continual-learning experiments whose tables can be trusted.",
+)
+new = typer.Typer(rich_markup_mode=None, help="Write a working plug-in to start from.")
+app.add_typer(new, name="new")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clsuite {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version and exit")] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    items: Items = None,
+    as_json: Json = False,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="where the cell gets its folder")] = Path("runs"),
+    data_root: DataRoot = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="compute a finished cell again")] = False,
+    checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0, help="time between checkpoints")] = 30.0,
+) -> int:
+    """Run one cell: a scenario, a model, a strategy and a seed. The same command again goes on or shows the result."""
+    _leave_on_sigterm()
+    from .report.running import run_command
+
+    return run_command(items or [], as_json, out, data_root, rerun, checkpoint_seconds)
+
+
+@app.command()
+def grid(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="an experiment file, such as experiments/quickstart.yaml")],
+    items: Items = None,
+    out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="the experiment's folder (default runs/<file stem>)")] = None,  # noqa: UP045
+    data_root: DataRoot = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="cells at once")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run; write nothing")] = False,
+) -> int:
+    """Run the cells of an experiment file that are not finished, and show what it shows."""
+    from .report.experiment import grid_command
+
+    return grid_command(file, items or [], out, data_root, workers, dry_run)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="scenarios, strategies, models, schedules, experiments or data")],
+    as_json: Json = False,
+) -> None:
+    """List what there is, from this package and from every other one installed."""
+    from .report.catalogue import list_command
+
+    list_command(kind, as_json)
+
+
+@app.command()
+def show(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(SHOWN))],
+    items: Annotated[Optional[list[str]], typer.Argument(metavar="NAME | [KEY=VALUE]...")] = None,  # noqa: UP045
+    as_json: Json = False,
+    data_root: DataRoot = None,
+) -> None:
+    """Show a component's settings (show strategy NAME), a schedule's curve or a stream's table."""
+    if kind not in SHOWN:
+        raise unknown("kind", kind, SHOWN)
+    given = items or []
+    if kind == "stream":
+        from .report.curves import stream_command
+
+        return stream_command(given, as_json, data_root)
+    if not given or "=" in given[0]:
+        raise UsageError(f"clsuite show {kind} needs a name (clsuite list {'strategies' if kind == 'strategy' else kind + 's'} shows them)")
+    name, *rest = given
+    if kind == "schedule":
+        from .report.curves import schedule_command
+
+        return schedule_command(name, rest, as_json)
+    if rest:
+        raise UsageError(f"clsuite show {kind} takes one name, but '{rest[0]}' follows '{name}'")
+    from .report.catalogue import show_command
+
+    return show_command(kind, name, as_json)
+
+
+@new.command("strategy")
+def new_strategy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a Python name, such as my_method")],
+    package: Annotated[bool, typer.Option("--package", help="a folder that can be installed")] = False,
+) -> None:
+    """Write a strategy of about 20 lines and its test."""
+    from .templates import write_strategy
+
+    typer.echo(write_strategy(name, Path(), package))
+
+
+@app.command()
+def results(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="the --out folder of runs")],
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="one row a cell")] = False,
+) -> None:
+    """Show all finished cells below a folder: mean and spread over seeds, or every row."""
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other; give one")
+    from .report.text import results_command
+
+    results_command(folder, "json" if as_json else "csv" if as_csv else "text")
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """The console script: run a command, turn errors into one line and an exit code."""
+    sys.exit(_code(sys.argv[1:] if argv is None else argv))
+
+
+def _code(argv: list[str]) -> int:
+    shown, warnings.showwarning = warnings.showwarning, _one_line_warning(warnings.showwarning)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        code = app(args=argv, prog_name="clsuite", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except UsageError as error:
+        return _say(str(error), 2)
+    except Interrupted:
+        return _say("interrupted; a checkpoint stands: run the same command to go on", 75)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (typer.Abort, KeyboardInterrupt):
+        return _say("interrupted", 130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own usage errors, whatever typer's version calls them
+            return _say(error.format_message().rstrip("."), 2)
+        from .report.faults import report
+
+        message, code = report(error)
+        return _say(message, code)
+    finally:
+        warnings.showwarning = shown
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _say(message: str, code: int) -> int:
+    print("clsuite: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _one_line_warning(other: Any) -> Any:
+    """Warnings of this package in one line, all others as they were."""
+
+    def show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        if category.__module__.partition(".")[0] == "clsuite":
+            _say(f"warning: {message}", 0)
+        else:
+            other(message, category, filename, lineno, file, line)
+
+    return show_warning
+
+
+def _leave_on_sigterm() -> None:
+    """SIGTERM before and after the run itself (imports take seconds) leaves with 75 too."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(_say("interrupted: run the same command to go on", 75))
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, leave)

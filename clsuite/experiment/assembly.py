@@ -1,0 +1,69 @@
+"""From a cell's specification to a live run: stream, model and parts, put together and checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+from ..randomness import torch_seed
+from ..training.run import Run
+from .spec import Cell, check_pairing
+
+
+def make_run(cell: Cell, device: torch.device) -> Run:
+    """Stream, model and parts of a cell, put together and checked against each other."""
+    stream = cell.scenario.stream(cell.spec["phase"], cell.seed)
+    with _fixed_random_state(torch_seed(cell.seed, "initial_weights")):
+        network = cell.model.build(stream.source.shape, stream.classes, cell.data_root)
+    check_pairing(cell, stream, network, cell.model.pretrained)
+    stream.load(device)
+    network = network.to(device=device, dtype=torch.float64 if cell.training.precision == "float64" else torch.float32)
+    return Run(
+        stream,
+        network,
+        cell.parts,
+        cell.training,
+        cell.schedule,
+        cell.seed,
+        device,
+        normalisation=_normalisation(cell, stream.source),
+        pretrained=cell.model.pretrained,
+        evaluation_mask=cell.evaluation.mask,
+        memory_settings=_memory_settings(cell),
+    )
+
+
+def _memory_settings(cell: Cell) -> dict[str, Any] | None:
+    for part in cell.parts:
+        if "memory" in part.needs:
+            # attributes, not settings: a part that declares none of them still shares the data set's default
+            defaults = {"buffer_size": 500, "buffer": "reservoir", "insert": "first_epoch"}
+            size, policy, insert = (getattr(part, name, None) or default for name, default in defaults.items())
+            return {"size": size, "policy": policy, "insert": insert}
+    return None
+
+
+def _normalisation(cell: Cell, source: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    wanted = cell.training.normalise
+    if wanted == "auto" and cell.model.pretrained and cell.model.normalisation is not None:
+        return cell.model.normalisation
+    if wanted == "dataset" or (wanted == "auto" and not source.grey):
+        return source.mean, source.std
+    return None
+
+
+def device_of(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device = 'cuda' is not available on this machine (valid: auto, cpu)")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _fixed_random_state(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,101 @@
+"""A cell's folder: what is written there, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..training.checkpoint import sync_folder
+from .results import ResultWarning
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--out: '{path}' could not be written: {error.strerror or error}") from error
+
+
+def unmake(folder: Path | None, made: list[Path]) -> None:
+    """Take back the folders a run made before it was refused."""
+    if folder is None or folder not in made:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in made[1:]:
+        try:
+            path.rmdir()
+        except OSError:  # another cell moved in
+            return
+
+
+class Log:
+    """`metrics.jsonl`: a line an event; after a resume the lines the lost part had written are dropped."""
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        self._fresh = True
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        if self._path is None:
+            return
+        with writing(self._path):
+            if self._fresh:
+                self._fresh = False
+                kept = self._before(record["step"]) if record["event"] == "resumed" else []
+                self._path.write_text("".join(line + "\n" for line in kept))
+            with self._path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _before(self, step: int) -> list[str]:
+        lines = []
+        if self._path is not None and self._path.exists():
+            for line in self._path.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue  # a line that was torn when the process was killed
+                if record["step"] <= step:
+                    lines.append(line)
+        return lines
+
+
+def stored(folder: Path | None, digests: dict[str, str], rerun: bool) -> dict[str, Any] | None:
+    if folder is None or rerun or not (folder / "result.json").exists():
+        return None
+    result = json.loads((folder / "result.json").read_text())
+    if result["environment"]["source"] != digests:
+        warnings.warn(
+            f"result {result['cell']} was computed by other source code than is installed now; it is shown unchanged (--rerun computes it again)",
+            ResultWarning,
+            stacklevel=2,
+        )
+    return result
+
+
+def publish(folder: Path, result: dict[str, Any], replace: bool) -> None:
+    """Make the result visible at once and whole; the first publication wins, a second is dropped."""
+    temporary = folder / f".result-{uuid.uuid4().hex}"
+    try:
+        with temporary.open("w") as file:
+            json.dump(result, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(temporary, folder / "result.json")
+        else:
+            with suppress(FileExistsError):
+                os.link(temporary, folder / "result.json")
+            temporary.unlink()
+        sync_folder(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"--out: the result of cell {result['cell']} could not be written to '{folder}': {error.strerror or error}") from error

@@ -1,0 +1,67 @@
+"""`clsuite grid`: run what is missing, then the table with intervals and the verdicts."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+from ..experiment.file import Experiment, read
+from ..experiment.grid import Outcome, run_grid
+from ..experiment.statistics import Estimate, by_label, estimate, judge
+from .text import console, table
+
+COLUMNS = {
+    "final_accuracy": "final accuracy",
+    "average_incremental_accuracy": "average incremental",
+    "task_incremental_accuracy": "known task",
+    "forgetting": "forgetting (lower is better)",
+}
+
+
+def grid_command(file: Path, items: list[str], out: Path | None, data_root: str | None, workers: int, dry_run: bool) -> int:
+    """Run an experiment; the exit code (1 when a cell failed)."""
+    experiment = read(file, items)
+    folder = out or Path("runs") / file.stem
+    outcomes = run_grid(experiment, folder, data_root, workers, lambda line: print(line, file=sys.stderr, flush=True), dry_run)
+    if dry_run:
+        for outcome in outcomes:
+            print(f"{'finished' if outcome.result else 'to run  '}  {outcome.label}, seed {outcome.seed}")
+        return 0
+    show_experiment(experiment, outcomes, folder)
+    return 1 if any(o.result is None or o.result["status"] != "ok" for o in outcomes) else 0
+
+
+def show_experiment(experiment: Experiment, outcomes: list[Outcome], folder: Path) -> None:
+    """The table of an experiment: mean with 95 % interval and n for every strategy, cost, failures, verdicts."""
+    out = console()
+    estimates = {metric: {label: estimate(list(values.values())) for label, values in by_label(outcomes, metric).items()} for metric in COLUMNS}
+    shown = [metric for metric in COLUMNS if any(e.n for e in estimates[metric].values())]
+    rows = []
+    for label in sorted(experiment.labels, key=lambda name: -_sortable(estimates["final_accuracy"][name])):
+        done = [o.result for o in outcomes if o.label == label and o.result is not None]
+        passes = [r["cost"]["backward_passes"] + r["cost"]["deployment"]["backward_passes"] for r in done]
+        cost = f"{sum(passes) / len(passes):,.0f}" if passes else "-"
+        rows.append((label, *(_text(estimates[metric][label]) for metric in shown), cost, str(estimates["final_accuracy"][label].n)))
+    heads = ("strategy", *(COLUMNS[m] for m in shown), "backward passes", "n")
+    out.print(table(f"{experiment.path.stem}: mean ± half of the 95 % t-interval over n seeds", heads, rows, right=range(1, len(heads))))
+    for claim in experiment.claims:
+        verdict = judge(claim, outcomes)
+        d = verdict.difference
+        out.print(f"{verdict.verdict:9}  {claim}: difference {d.mean:.4f} [{d.low:.4f}, {d.high:.4f}], n = {d.n} paired seeds")
+    for o in outcomes:
+        if o.result is None:
+            out.print(f"failed     {o.label}, seed {o.seed}: {o.failure or 'not finished'}", soft_wrap=True)
+        elif o.result["status"] != "ok":
+            out.print(f"{o.result['status']:9}  {o.label}, seed {o.seed}: {o.result['reason']}", soft_wrap=True)
+    out.print(f"folder: {folder} (clsuite results {folder} shows every row)", soft_wrap=True)
+
+
+def _sortable(value: Estimate) -> float:
+    return -math.inf if math.isnan(value.mean) else value.mean
+
+
+def _text(value: Estimate) -> str:
+    if not value.n:
+        return "-"
+    return f"{value.mean:.4f}" + ("" if math.isnan(value.low) else f" ± {value.mean - value.low:.4f}")

@@ -1,0 +1,50 @@
+"""`clsuite run`: resolve, run with progress, show."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from ..errors import Interrupted, UsageError
+from ..experiment.cell import Options, run_cell
+from ..experiment.overrides import parse_overrides
+from ..experiment.spec import COMPONENTS, resolve
+from .faults import summary
+from .progress import Progress
+from .text import emit, show_run
+
+
+def run_command(items: list[str], as_json: bool, out: Path, data_root: str | None, rerun: bool, checkpoint_seconds: float) -> int:
+    """Run a cell and print it; the exit code."""
+    progress = Progress()
+    options = Options(out, checkpoint_seconds, rerun, progress.on_start, progress.on_step)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # whatever a plug-in prints: standard output carries the result alone
+            result = run_cell(resolve(parse_overrides(items, COMPONENTS), data_root), options)
+    except (UsageError, Interrupted):
+        raise
+    except Exception as error:
+        if as_json and not isinstance(error, OSError):
+            emit({"status": "error", "reason": summary(error)})
+        raise
+    finally:
+        progress.close()
+    if as_json:
+        emit(result)
+    else:
+        name = result["cell"]
+        show_run(result, out / "cells" / name[:2] / name, command(items, out, data_root), stored=not progress.started)
+    if result["status"] != "ok":
+        print(f"clsuite: the cell ended with status '{result['status']}': {result['reason']}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def command(items: list[str], out: Path, data_root: str | None) -> str:
+    """What to type to get the same cell again."""
+    words = ["clsuite", "run", *items, *([] if out == Path("runs") else ["--out", str(out)]), *([] if data_root is None else ["--data-root", data_root])]
+    from_environment = os.environ.get("CLSUITE_DATA") if data_root is None else None
+    return (f"CLSUITE_DATA={shlex.quote(from_environment)} " if from_environment else "") + shlex.join(words)

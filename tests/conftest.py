@@ -1,0 +1,97 @@
+"""One thread, a cache folder of its own, no download; cells and data small enough for a test."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+
+import clsuite
+from clsuite import registry
+from clsuite.experiment.cell import make_run
+from clsuite.experiment.overrides import parse_overrides
+from clsuite.experiment.spec import COMPONENTS, resolve
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_surroundings(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CLSUITE_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def small() -> list[str]:
+    """Digits, 200 training samples: experiences of 4, 3 and 3 classes with 10, 8 and 8 steps."""
+    return [
+        "scenario.dataset=digits",
+        "scenario.experiences=3",
+        "scenario.first_classes=4",
+        "scenario.samples_per_class=20",
+        "model.hidden=[20]",
+        "training.epochs=2",
+        "training.batch_size=16",
+        "device=cpu",
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Colour images in memory, 8x8, six classes of 14 training and 6 test images."""
+    rng = np.random.default_rng(0)
+    pattern = rng.integers(0, 200, (6, 8, 8, 3))
+    data = []
+    for count in (14, 6):
+        y = rng.permutation(np.repeat(np.arange(6), count))
+        data += [(pattern[y] + rng.integers(0, 56, (len(y), 8, 8, 3))).astype(np.uint8), y]
+    return clsuite.images(*data, name="tiny")
+
+
+@pytest.fixture(scope="session")
+def cell_of():
+    """A cell from `key=value` texts, the last of a key counts; `parts` replaces its strategy by objects made in the test."""
+
+    def make(*overrides, parts=None, **values):
+        raw = parse_overrides({text.partition("=")[0]: text for text in overrides}.values(), COMPONENTS)
+        for key, value in values.items():
+            raw[key] = {**raw.get(key, {}), **value} if isinstance(value, dict) else value
+        cell = resolve(raw)
+        if parts is not None:
+            for part in parts:
+                part.name = part.name or type(part).__name__.lower()
+            cell.parts = list(parts)
+        return cell
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_of(cell_of):
+    """A run that has not begun: stream, model and parts put together."""
+
+    def make(*overrides, parts=None, **values):
+        return make_run(cell_of(*overrides, parts=parts, **values), torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Put a class into the catalogue of strategies for one test."""
+    added = {}
+    real = registry.load
+    monkeypatch.setattr(registry, "load", lambda kind, name: added[name] if kind == "strategies" and name in added else real(kind, name))
+
+    def add(name, part):
+        part.name = name
+        added[name] = part
+        return part
+
+    return add

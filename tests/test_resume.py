@@ -1,0 +1,358 @@
+"""A run that is killed anywhere and started again gives bit for bit the numbers of a run that was never killed."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from clsuite import registry
+from clsuite.errors import Interrupted
+from clsuite.experiment.cell import Options, run_cell
+from clsuite.strategy import Modifier
+from clsuite.training.checkpoint import Checkpoints
+from clsuite.training.evaluation import Evaluator
+from clsuite.training.loop import Loop
+from clsuite.training.run import Run
+
+pytestmark = pytest.mark.kill
+
+STRATEGIES = {
+    "naive": ["strategy=naive"],
+    "joint": ["strategy=joint"],
+    "cumulative": ["strategy=cumulative"],
+    "replay": ["strategy=replay", "strategy.buffer_size=20", "strategy.buffer=class_balanced"],
+    "der": ["strategy=der", "strategy.buffer_size=20"],
+    "derpp": ["strategy=derpp", "strategy.buffer_size=20", "training.augmentation=[crop,flip,brightness]"],
+    "gdumb": ["strategy=gdumb", "strategy.buffer_size=20", "strategy.memory_epochs=3"],
+    "ncm": ["strategy=ncm"],
+    "fpf": ["strategy=replay+fpf", "strategy.buffer_size=20", "strategy.fpf.times=3", "strategy.fpf.steps_each=3", "strategy.fpf.distillation=0.5"],
+    "refresh": ["strategy=derpp+refresh", "strategy.buffer_size=20", "strategy.refresh.fisher_samples=20", "strategy.refresh.unlearn_step=0.001"],
+    "slow_learner": ["strategy=replay+slow_learner", "strategy.buffer_size=20", "strategy.slow_learner.keep_old_heads=true"],
+    "alignment": ["strategy=naive+alignment", "strategy.alignment.epochs=2", "strategy.alignment.samples_per_class=20", "strategy.alignment.batch_size=32"],
+    "sensitivity": ["strategy=naive+sensitivity"],
+}
+"""Small settings of every built-in part: a modifier stands around a base. A new part needs its line here."""
+
+FORMS = {
+    "replay, experience end": ["strategy=replay", "strategy.buffer_size=20", "strategy.insert=experience_end", "strategy.combine=sum"],
+    "replay, always": ["strategy=replay", "strategy.buffer_size=20", "strategy.insert=always", "strategy.buffer=experience_balanced"],
+    "fpf at evaluation": ["strategy=replay+fpf", "strategy.buffer_size=20", "strategy.fpf.when=evaluation", "strategy.fpf.steps_each=3"],
+    "fpf of random weights": [
+        "strategy=replay+fpf",
+        "strategy.buffer_size=20",
+        "strategy.fpf.period=7",
+        "strategy.fpf.steps_each=2",
+        "strategy.fpf.modules=random",
+    ],
+    "momentum kept": ["training.momentum=0.9", "training.border_optimizer=keep", "training.border_schedule=extend", "training.schedule.name=cosine"],
+    "adam": ["training.optimizer=adam", "training.learning_rate=0.01", "training.clip_norm=0.5", "training.schedule.name=linear"],
+    "masks": ["strategy=replay", "strategy.buffer_size=20", "training.logit_mask=batch", "evaluation.mask=seen"],
+    "probes": ["training.probe_every=3", "training.evaluate_every=2"],
+    "all together": [
+        "strategy=derpp+refresh+fpf+slow_learner+alignment",
+        "strategy.buffer_size=20",
+        "strategy.refresh.fisher_samples=10",
+        "strategy.fpf.period=5",
+        "strategy.fpf.steps_each=2",
+        "strategy.alignment.epochs=1",
+        "strategy.alignment.samples_per_class=10",
+        "training.momentum=0.9",
+    ],
+}
+
+
+class Killed(BaseException):
+    """As SIGKILL: nobody catches it."""
+
+
+@dataclass
+class Killer:
+    """Sees everything that happens in a run, and kills at the events in `kills`, each once."""
+
+    kills: set = field(default_factory=set)
+    seen: list = field(default_factory=list)
+
+    def event(self, *what):
+        self.seen.append(what)
+        if what in self.kills:
+            self.kills.remove(what)
+            raise Killed(what)
+
+
+@pytest.fixture
+def killer(monkeypatch):
+    found = Killer()
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # a killed process loses no write; only a machine without power does
+
+    def after(stage):
+        real = getattr(Loop, f"_{stage}")
+
+        def run_and_tell(loop):
+            i = loop.run.experience
+            real(loop)
+            found.event(stage, i)
+
+        monkeypatch.setattr(Loop, f"_{stage}", run_and_tell)
+
+    for stage in ("begin", "steps", "after", "end", "evaluate"):
+        after(stage)
+    real_measure, real_update = Evaluator.measure, Run.update
+
+    def measure(self, *arguments, **named):
+        found.event("measure", self.run.experience, self.run.progress.position.stage)
+        return real_measure(self, *arguments, **named)
+
+    def update(run, *arguments):
+        found.event("update", sum(cost.gradient_steps for cost in run.costs.values()))
+        real_update(run, *arguments)
+
+    monkeypatch.setattr(Evaluator, "measure", measure)
+    monkeypatch.setattr(Run, "update", update)
+    return found
+
+
+RHYTHMS = {"every step": lambda calls: True, "rare": lambda calls: calls % 9 == 0, "never": lambda calls: False}
+"""When a checkpoint is due; kills come more often than checkpoints in the second."""
+
+
+def keep_rhythm(monkeypatch, rhythm):
+    calls = [0]
+
+    def due(self, border=False):
+        calls[0] += 1
+        return self.folder is not None and RHYTHMS[rhythm](calls[0])
+
+    monkeypatch.setattr(Checkpoints, "due", due)
+
+
+def check_restored_state(monkeypatch):
+    """After every resume, the state as it is now equals the state in the checkpoint. Returns the list of resumes."""
+    real = Loop._resume
+    resumed = []
+
+    def resume(loop):
+        stored = loop.checkpoints.load()
+        if not real(loop):
+            return False
+        tree, tensors = loop._encode()
+        assert json.loads(json.dumps(tree)) == stored[0]
+        assert tensors.keys() == stored[1].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor.nan_to_num(nan=7.0), stored[1][name].nan_to_num(nan=7.0)), name
+        resumed.append(loop.run.step)
+        return True
+
+    monkeypatch.setattr(Loop, "_resume", resume)
+    return resumed
+
+
+def run_killed(make_cell, out, killer, kills, seconds=0.0):
+    """Run a cell that is killed at every event in `kills`, going on in the same folder until it finishes."""
+    killer.kills = set(kills)
+    deaths = 0
+    while True:
+        options = Options(out, seconds, on_step=lambda run: killer.event("step", run.experience, run.progress.position.step))
+        try:
+            return run_cell(make_cell(), options), deaths
+        except Killed:
+            deaths += 1
+
+
+def numbers(result):
+    """Everything but seconds, memory and the environment."""
+    cost = {k: v for k, v in result["cost"].items() if "seconds" not in k and not k.startswith("peak")}
+    return {
+        k: result[k] for k in ("status", "metrics", "matrix", "matrix_known_task", "initial_accuracy", "reports", "weights_sha256", "resume", "cell")
+    } | cost
+
+
+def seeded_kills(seen, seed, steps=5, updates=3):
+    """Some steps, some updates (most in the middle of a step or hook), and every border."""
+    rng = random.Random(seed)
+    events = list(dict.fromkeys(seen))
+    some = []
+    for kind, count in (("step", steps), ("update", updates)):
+        of_kind = [e for e in events if e[0] == kind]
+        some += rng.sample(of_kind, min(count, len(of_kind)))
+    return some + [e for e in events if e[0] not in ("step", "update")]
+
+
+def check_killed(make_cell, tmp_path, killer, monkeypatch, rhythm, **amounts):
+    whole, _ = run_killed(make_cell, tmp_path / "whole", killer, ())
+    kills = seeded_kills(killer.seen, rhythm, **amounts)
+    keep_rhythm(monkeypatch, rhythm)
+    resumed = check_restored_state(monkeypatch)
+    killed, deaths = run_killed(make_cell, tmp_path / "killed", killer, kills)
+    assert deaths == len(kills) >= 3 * 3  # three stages of three experiences at least
+    assert bool(resumed) == (rhythm != "never")
+    expected = numbers(whole)
+    for key, value in numbers(killed).items():
+        assert value == expected[key], key
+    assert killed["resume"] == "exact"
+    assert not list((tmp_path / "killed").rglob("checkpoints"))
+
+
+def native():
+    return sorted(name for name, entry in registry.catalogue("strategies").items() if entry.origin == "native")
+
+
+@pytest.mark.parametrize("rhythm", ["every step", "rare"])
+@pytest.mark.parametrize("name", native())
+def test_every_built_in_part_goes_on_exactly(name, rhythm, cell_of, small, tmp_path, killer, monkeypatch):
+    assert name in STRATEGIES, f"'{name}' is in the catalogue but not in STRATEGIES of {__name__}: add small settings for it, so that its resume is tested"
+    check_killed(lambda: cell_of(*small, *STRATEGIES[name]), tmp_path, killer, monkeypatch, rhythm)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms_go_on_exactly(form, cell_of, small, tmp_path, killer, monkeypatch):
+    check_killed(lambda: cell_of(*small, *FORMS[form]), tmp_path, killer, monkeypatch, "rare")
+
+
+def test_without_a_checkpoint_the_run_starts_over_with_the_same_numbers(cell_of, small, tmp_path, killer, monkeypatch):
+    check_killed(lambda: cell_of(*small, *STRATEGIES["derpp"]), tmp_path, killer, monkeypatch, "never")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+@pytest.mark.parametrize("model", ["resnet20", "cnn"])
+def test_networks_with_channels_last_and_running_statistics_go_on_exactly(model, optimizer, cell_of, tiny, tmp_path, killer, monkeypatch):
+    raw = [
+        f"model={model}",
+        "device=cpu",
+        "scenario.experiences=3",
+        "strategy=derpp" if model == "resnet20" else "strategy=replay+fpf",
+        "strategy.buffer_size=12",
+        "training.batch_size=10",
+        "training.epochs=2",
+        "training.augmentation=[crop,flip]",
+        "training.border_optimizer=keep",
+        *(["training.optimizer=adam", "training.learning_rate=0.005"] if optimizer == "adam" else ["training.momentum=0.9", "training.weight_decay=0.001"]),
+        *(["strategy.fpf.when=evaluation", "strategy.fpf.steps_each=2"] if model == "cnn" else []),
+    ]
+    check_killed(lambda: cell_of(*raw, scenario={"dataset": tiny.name}), tmp_path, killer, monkeypatch, "rare", steps=3, updates=2)
+
+
+# -- hooks ------------------------------------------------------------------------------------------------------
+
+
+class Fragile(Modifier):
+    """Counts in its hooks, and dies in each of them the first time, after it has changed its state."""
+
+    died = []
+
+    def setup(self):
+        self.calls = {}
+
+    def _die_once(self, hook):
+        self.calls[hook] = self.calls.get(hook, 0) + 1
+        self.born_later = torch.full((2,), float(self.calls[hook]))
+        with torch.no_grad():
+            self.model.head.bias.add_(torch.from_numpy(self.generator(hook).random(self.run.classes)))
+        if Fragile.died is not None and (hook, self.run.experience) not in Fragile.died:
+            Fragile.died.append((hook, self.run.experience))
+            raise Killed
+
+    def before_experience(self, experience):
+        self._die_once("before_experience")
+
+    def after_experience(self, experience):
+        self._die_once("after_experience")
+
+    def end(self):
+        self._die_once("end")
+
+    def before_evaluation(self):
+        self._die_once("before_evaluation")
+
+    def after_evaluation(self):
+        self._die_once("after_evaluation")
+
+    def report(self):
+        return self.calls
+
+
+@pytest.mark.parametrize("rhythm", ["every step", "rare"])
+def test_a_hook_that_was_interrupted_runs_again_from_the_state_before_it(rhythm, cell_of, small, tmp_path, killer, monkeypatch, register):
+    register("fragile", Fragile)
+
+    def cell():
+        return cell_of(*small, "strategy=replay+fragile")
+
+    monkeypatch.setattr(Fragile, "died", None)
+    whole, _ = run_killed(cell, None, killer, ())
+    monkeypatch.setattr(Fragile, "died", [])
+    keep_rhythm(monkeypatch, rhythm)
+    killed, deaths = run_killed(cell, tmp_path, killer, ())
+    assert deaths == 3 * 4 + 1
+    assert numbers(killed) == numbers(whole)
+    assert killed["reports"]["fragile"] == {"before_experience": 3, "after_experience": 3, "end": 1, "before_evaluation": 3, "after_evaluation": 3}
+
+
+class Freezes(Modifier):
+    """Freezes the hidden layer once the optimizer stands."""
+
+    def before_experience(self, experience):
+        for p in self.model.hidden.parameters():
+            p.requires_grad_(experience.index == 0)
+
+
+class Forgets(Modifier):
+    """Looks at the logits of every batch after its update, and learns nothing from them."""
+
+    transient = frozenset({"_batch"})
+
+    def before_step(self, batch):
+        self._batch = batch
+
+    def after_step(self):
+        self.logits(self._batch)
+
+
+@pytest.mark.parametrize("part", [Freezes, Forgets])
+def test_what_a_part_did_to_the_run_between_steps_is_kept(part, cell_of, small, tmp_path, killer, monkeypatch, register):
+    register("odd", part)
+    check_killed(lambda: cell_of(*small, "strategy=naive+odd", "training.momentum=0.9"), tmp_path, killer, monkeypatch, "rare")
+
+
+# -- asked to leave ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_asked_to_leave_leaves_a_checkpoint_and_goes_on(cell_of, small, tmp_path, monkeypatch):
+    whole = run_cell(cell_of(*small, "strategy=replay"))
+    resumed = check_restored_state(monkeypatch)
+    left = []
+
+    def ask(run):
+        if run.step % 7 == 3 and run.step not in left:
+            left.append(run.step)
+            run.stop_requested = True
+
+    while True:
+        try:
+            result = run_cell(cell_of(*small, "strategy=replay"), Options(tmp_path, 1e9, on_step=ask))
+            break
+        except Interrupted:
+            pass
+    assert left == resumed == [3, 10, 17, 24]  # not one step was done twice
+    assert numbers(result) == numbers(whole)
+
+
+def test_the_log_of_a_resumed_run_tells_every_row_once(cell_of, small, tmp_path, killer, monkeypatch):
+    keep_rhythm(monkeypatch, "rare")
+    result, _ = run_killed(lambda: cell_of(*small), tmp_path, killer, [("step", 1, 3), ("step", 2, 2), ("evaluate", 1)])
+    lines = [json.loads(line) for line in next(tmp_path.rglob("metrics.jsonl")).read_text().splitlines()]
+    rows = [r for r in lines if r["event"] == "experience"]
+    assert [r["experience"] for r in rows] == [0, 1, 2]
+    assert [r["accuracy"] for r in rows] == result["matrix"]
+
+
+def test_a_finished_cell_is_read_back_and_not_run_again(cell_of, small, tmp_path, killer):
+    first = run_cell(cell_of(*small), Options(tmp_path))
+    killer.seen.clear()
+    assert run_cell(cell_of(*small), Options(tmp_path)) == json.loads(json.dumps(first))
+    assert killer.seen == []
+    again = run_cell(cell_of(*small), Options(tmp_path, rerun=True))
+    assert killer.seen and numbers(again) == numbers(first)
