@@ -97,3 +97,7 @@ class Alignment(Modifier):
                 z = z / ((z.square() @ blocks).sqrt().mean(1, keepdim=True) + 1e-7) / self.temperature
             self.run.cost.feature_passes += len(z)
             self.update(F.cross_entropy(z, y[part]), optimizer)
+        unseen = [c for c in range(self.run.classes) if c not in self.means]
+        with torch.no_grad():  # weight decay has shrunk them
+            for p, saved in zip(head.parameters(), self.saved_head, strict=True):
+                p[unseen] = saved[unseen]

@@ -44,6 +44,9 @@ class FPF(Modifier):
     def setup(self) -> None:
         if self.times is not None and self.period is not None:
             raise UsageError("strategy.fpf.times and strategy.fpf.period cannot both be given: choose one")
+        if (self.times or self.period) and "incremental" not in self.run.base.offers:
+            given = "times" if self.times else "period"
+            raise UsageError(f"strategy.fpf.{given} counts steps, but strategy '{self.run.base.name}' does not train step by step (use strategy.fpf.when)")
         if self.distillation:
             self.memory.column("logits", self.run.classes)
         self.fine_tunings = 0

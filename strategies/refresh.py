@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.func import functional_call, grad, vmap
 
 from clsuite.batch import Batch
 from clsuite.settings import Span, setting
@@ -70,28 +69,21 @@ class Refresh(Modifier):
 
     def estimate(self, ids: np.ndarray) -> list[torch.Tensor]:
         """Mean over samples of p(y|x) (d log p(y|x) / d theta)^2, by parameter."""
-        run, model = self.run, self.model
-        weights = {name: p.detach() for name, p in model.named_parameters()}
-        buffers = dict(model.named_buffers())
-
-        def log_probability(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            logits = functional_call(model, (parameters, buffers), (x[None],))[0]
-            return logits.log_softmax(0).gather(0, y[None])[0]
-
-        def weighted_square(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
-            likelihood = log_probability(weights, x, y).exp()
-            return {name: likelihood * g**2 for name, g in grad(log_probability)(weights, x, y).items()}
-
-        total = [torch.zeros_like(p) for p in model.parameters()]
+        run = self.run
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        sums = {id(p): torch.zeros_like(p) for p in parameters}
         modes = run.set_evaluation_mode()
         parts = torch.from_numpy(ids).split(CHUNK)
         for k in run.interruptible(len(parts)):
-            part = parts[k]
-            pixels, targets = run.stream.gather(part)
-            squares = vmap(weighted_square)(run.workload.inputs(pixels), targets)
-            for value, name in zip(total, weights, strict=True):
-                value.add_(squares[name].sum(0), alpha=1 / len(ids))
-            run.cost.forward_passes += 2 * len(part)
-            run.cost.backward_passes += len(part)
+            pixels, targets = run.stream.gather(parts[k])
+            # one sample at a time, as the source: vmap refuses channels-last tensors, and with convolutions it is slower on a CPU
+            for x, y in zip(run.workload.inputs(pixels), targets, strict=True):
+                log_probability = self.model(x[None]).log_softmax(1)[0, y]
+                likelihood = log_probability.detach().exp()
+                for p, g in zip(parameters, torch.autograd.grad(log_probability, parameters, allow_unused=True), strict=True):
+                    if g is not None:
+                        sums[id(p)] += likelihood * g**2
+            run.cost.forward_passes += len(parts[k])
+            run.cost.backward_passes += len(parts[k])
         run.restore_modes(modes)
-        return total
+        return [sums[id(p)] / len(ids) if id(p) in sums else torch.zeros_like(p) for p in self.model.parameters()]

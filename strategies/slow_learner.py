@@ -31,7 +31,12 @@ class SlowLearner(Modifier):
     @property
     def slow(self) -> bool:
         """Whether this experience is learned slowly."""
-        return self.run.pretrained or self.run.experience > 0
+        return self.run.pretrained or (self.run.experience > 0 and not self.fresh)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether this experience starts from the initial weights again (`joint`): nothing earlier is in them to keep."""
+        return self.run.plan_of(self.run.experience).fresh_model
 
     def label(self) -> str:
         return f"{self.name} (from {'pretrained' if self.run.pretrained else 'first_experience'})"
@@ -55,7 +60,7 @@ class SlowLearner(Modifier):
                 if isinstance(module, NORMS):
                     module.eval()
         seen = {c for e in self.run.stream.experiences[: experience.index] for c in e.classes}
-        self.old = sorted(seen - set(experience.classes)) if self.keep_old_heads else []
+        self.old = sorted(seen - set(experience.classes)) if self.keep_old_heads and not self.fresh else []
         if self.old:
             self.rows = [p.detach()[self.old].clone() for p in self.model.head.parameters()]
 

@@ -103,7 +103,7 @@ def test_missing_entries_of_long_streams_are_left_out():
     assert m.plasticity(long, f) == pytest.approx((0.9 + 0.8 + 0.6 + 0.95) / 4)
     assert m.forgetting(long, f) == pytest.approx(((0.9 - 0.5) + (0.8 - 0.6) + (0.6 - 0.7)) / 3)
     assert m.forward_transfer(long, np.full(4, 0.05), f) == pytest.approx(0.05)  # only R[1, 2] was measured
-    assert m.summary(long, n, f, np.full(4, 0.05))["rows_measured"] == 2
+    assert m.summary(long, n, f, np.full(4, 0.05))["rows_measured"] == 3  # rows 0, 1 and 3 have all that was learned by then
 
 
 def test_a_run_that_ended_early_has_no_final_accuracy():
