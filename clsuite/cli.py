@@ -73,11 +73,12 @@ def grid(
     data_root: DataRoot = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="cells at once")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run; write nothing")] = False,
+    table: Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help="also write the table as Markdown")] = None,  # noqa: UP045
 ) -> int:
     """Run the cells of an experiment file that are not finished, and show what it shows."""
     from .report.experiment import grid_command
 
-    return grid_command(file, items or [], out, data_root, workers, dry_run)
+    return grid_command(file, items or [], out, data_root, workers, dry_run, table)
 
 
 @app.command("list")

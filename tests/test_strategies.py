@@ -495,7 +495,7 @@ def test_fpf_of_random_weights_moves_as_many_as_the_default_modules_have(colour,
         assert int(masks[-1].sum()) == default
     assert len(masks) == 2 and torch.equal(*masks)  # drawn once
     per_tensor = masks[0].split([p.numel() for p in run.model.parameters()])
-    assert sum(bool(m.any()) for m in per_tensor) / len(per_tensor) > 0.5  # all over the network
+    assert sum(bool(m.any()) for m in per_tensor) > 20  # all over the network: every large tensor has some
     assert run.parts[1].report()["parameters"] == default
 
 
@@ -881,9 +881,9 @@ def test_the_loss_of_logit_normalisation_by_hand(temperature, run_of, small, mon
     expected = sum(losses) / 6
     gradients = torch.autograd.grad(expected, [W, b])
     seen = []
-    before_updates(run, lambda loss, optimizer: seen.append(float(loss)))
+    before_updates(run, lambda loss, optimizer: seen.append(loss.item()))
     part.before_evaluation()
-    assert seen == [pytest.approx(float(expected.detach()), rel=1e-9)]
+    assert seen == [pytest.approx(expected.item(), rel=1e-9)]
     torch.testing.assert_close(layer.weight.grad, gradients[0], rtol=1e-7, atol=1e-10)
     torch.testing.assert_close(layer.bias.grad, gradients[1], rtol=1e-7, atol=1e-10)
 

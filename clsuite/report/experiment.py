@@ -19,7 +19,7 @@ COLUMNS = {
 }
 
 
-def grid_command(file: Path, items: list[str], out: Path | None, data_root: str | None, workers: int, dry_run: bool) -> int:
+def grid_command(file: Path, items: list[str], out: Path | None, data_root: str | None, workers: int, dry_run: bool, markdown: Path | None = None) -> int:
     """Run an experiment; the exit code (1 when a cell failed)."""
     experiment = read(file, items)
     folder = out or Path("runs") / file.stem
@@ -28,13 +28,21 @@ def grid_command(file: Path, items: list[str], out: Path | None, data_root: str 
         for outcome in outcomes:
             print(f"{'finished' if outcome.result else 'to run  '}  {outcome.label}, seed {outcome.seed}")
         return 0
-    show_experiment(experiment, outcomes, folder)
+    title, heads, rows, lines = summary(experiment, outcomes)
+    shown = console()
+    shown.print(table(title, heads, rows, right=range(1, len(heads))))
+    for line in lines:
+        shown.print(line, soft_wrap=True)
+    shown.print(f"folder: {folder} (clsuite results {folder} shows every row)", soft_wrap=True)
+    if markdown is not None:
+        grid = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+        text = [title, "", *("| " + " | ".join(row) + " |" for row in grid), "", *(f"- {line}" for line in lines), ""]
+        markdown.write_text("\n".join(text))
     return 1 if any(o.result is None or o.result["status"] != "ok" for o in outcomes) else 0
 
 
-def show_experiment(experiment: Experiment, outcomes: list[Outcome], folder: Path) -> None:
-    """The table of an experiment: mean with 95 % interval and n for every strategy, cost, failures, verdicts."""
-    out = console()
+def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[str], list[list[str]], list[str]]:
+    """Title, heads and rows of an experiment's table, best first, and lines of verdicts and failures."""
     estimates = {metric: {label: estimate(list(values.values())) for label, values in by_label(outcomes, metric).items()} for metric in COLUMNS}
     shown = [metric for metric in COLUMNS if any(e.n for e in estimates[metric].values())]
     rows = []
@@ -42,19 +50,19 @@ def show_experiment(experiment: Experiment, outcomes: list[Outcome], folder: Pat
         done = [o.result for o in outcomes if o.label == label and o.result is not None]
         passes = [r["cost"]["backward_passes"] + r["cost"]["deployment"]["backward_passes"] for r in done]
         cost = f"{sum(passes) / len(passes):,.0f}" if passes else "-"
-        rows.append((label, *(_text(estimates[metric][label]) for metric in shown), cost, str(estimates["final_accuracy"][label].n)))
-    heads = ("strategy", *(COLUMNS[m] for m in shown), "backward passes", "n")
-    out.print(table(f"{experiment.path.stem}: mean ± half of the 95 % t-interval over n seeds", heads, rows, right=range(1, len(heads))))
+        rows.append([label, *(_text(estimates[metric][label]) for metric in shown), cost, str(estimates["final_accuracy"][label].n)])
+    heads = ["strategy", *(COLUMNS[m] for m in shown), "backward passes", "n"]
+    lines = []
     for claim in experiment.claims:
         verdict = judge(claim, outcomes)
         d = verdict.difference
-        out.print(f"{verdict.verdict:9}  {claim}: difference {d.mean:.4f} [{d.low:.4f}, {d.high:.4f}], n = {d.n} paired seeds")
+        lines.append(f"{verdict.verdict}: {claim}: difference {d.mean:.4f} [{d.low:.4f}, {d.high:.4f}], n = {d.n} paired seeds")
     for o in outcomes:
         if o.result is None:
-            out.print(f"failed     {o.label}, seed {o.seed}: {o.failure or 'not finished'}", soft_wrap=True)
+            lines.append(f"failed: {o.label}, seed {o.seed}: {o.failure or 'not finished'}")
         elif o.result["status"] != "ok":
-            out.print(f"{o.result['status']:9}  {o.label}, seed {o.seed}: {o.result['reason']}", soft_wrap=True)
-    out.print(f"folder: {folder} (clsuite results {folder} shows every row)", soft_wrap=True)
+            lines.append(f"{o.result['status']}: {o.label}, seed {o.seed}: {o.result['reason']}")
+    return f"{experiment.path.stem}: mean ± half of the 95 % t-interval over n seeds", heads, rows, lines
 
 
 def _sortable(value: Estimate) -> float:

@@ -116,7 +116,8 @@ def _show_matrix(out: Console, result: dict[str, Any]) -> None:
     whole = len(shown) == len(measured) and len(columns) == len(matrix[0])
     left_out = "" if whole else f" ({len(shown)} of {len(measured)} rows, {len(columns)} of {len(matrix[0])} columns)"
     heads = [result["evaluation_sets"][j]["name"] for j in columns]
-    out.print(table(f"Accuracy on each evaluation set after each experience{left_out}", ("", *heads), rows, right=range(1, len(heads) + 1)))
+    out.print(f"Accuracy on each evaluation set after each experience{left_out}", style="bold")
+    out.print(table(None, ("", *heads), rows, right=range(1, len(heads) + 1)))
 
 
 def results_command(folder: Path, form: str) -> None:
