@@ -16,7 +16,6 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@$(BIN)/clsuite grid experiments/quickstart.yaml --out runs/quickstart
-	@$(BIN)/clsuite run strategy=derpp seed=0 --out runs/demo
 
 # The groups of tests that need no data beyond what is embedded; see the markers in pyproject.toml.
 test: $(STAMP)

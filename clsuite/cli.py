@@ -71,7 +71,7 @@ def grid(
     items: Items = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="the experiment's folder (default runs/<file stem>)")] = None,  # noqa: UP045
     data_root: DataRoot = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="cells at once")] = 1,
+    workers: Annotated[Optional[int], typer.Option("--workers", min=1, help="cells at once (default: as many as the cores carry)")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run; write nothing")] = False,
     table: Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help="also write the table as Markdown")] = None,  # noqa: UP045
 ) -> int:

@@ -11,8 +11,9 @@
     expect:
       - replay - naive > 0.1
 
-Every strategy has a label (its name unless told otherwise); `with` changes other settings for it alone. `seeds` is a count or
-a list. `expect` states what the experiment must show: `A - B > margin` on `final_accuracy`, or `{compare: ..., metric: ...}`.
+Every strategy has a label (its name unless told otherwise); `with` changes other settings for it alone. `seeds` is a
+count or a list. `expect` states what the experiment must show: `A - B > margin` on `final_accuracy`, or `{compare: ..., metric: ...}`. `columns`
+are the metrics its table shows.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, nearest, unknown
+from ..training.metrics import DERIVED, NAMES
 from .overrides import parse_overrides, parse_yaml
 from .spec import COMPONENTS, Cell, resolve
 
-KEYS = ("scenario", "model", "training", "evaluation", "device", "strategies", "protocol", "seeds", "expect")
+KEYS = ("scenario", "model", "training", "evaluation", "device", "strategies", "protocol", "seeds", "columns", "expect")
+COLUMNS = ["final_accuracy", "average_incremental_accuracy", "task_incremental_accuracy", "forgetting"]
 SHARED = ("scenario", "model", "training", "evaluation", "device")
 CLAIM = re.compile(r"^(?P<a>.+?) - (?P<b>.+?) > (?P<margin>[-+]?[0-9.]+(?:[eE][-+]?\d+)?)$")
 
@@ -61,6 +64,7 @@ class Experiment:
     path: Path
     cells: list[PlannedCell]
     claims: list[Claim]
+    columns: list[str]
 
     @property
     def labels(self) -> list[str]:
@@ -90,7 +94,10 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds) or len(set(seeds)) < len(seeds):
         raise UsageError(f"{path}: seeds = {values.get('seeds')!r} is not valid: expected a count, or a list of different whole numbers")
     cells = [PlannedCell(label, seed, {**raw, "seed": seed}) for label, raw in _strategies(path, values) for seed in seeds]
-    experiment = Experiment(path, cells, [_claim(path, c) for c in values.get("expect") or []])
+    columns = values.get("columns", COLUMNS)
+    if not isinstance(columns, list) or not columns:
+        raise UsageError(f"{path}: columns = {columns!r} is not valid: expected a list of metrics")
+    experiment = Experiment(path, cells, [_claim(path, c) for c in values.get("expect") or []], [_metric(path, "columns", c) for c in columns])
     for claim in experiment.claims:
         for label in (claim.a, claim.b):
             if label not in experiment.labels:
@@ -138,9 +145,10 @@ def _claim(path: Path, value: Any) -> Claim:
     match = CLAIM.match(given["compare"])
     if match is None:
         raise UsageError(f"{path}: expect: '{given['compare']}' is not of the form 'A - B > margin'")
-    from ..training.metrics import NAMES
+    return Claim(match["a"], match["b"], float(match["margin"]), _metric(path, "expect", given.get("metric", "final_accuracy")))
 
-    metric = given.get("metric", "final_accuracy")
-    if metric not in NAMES:
-        raise UsageError(f"{path}: expect: {unknown('metric', metric, NAMES)}")
-    return Claim(match["a"], match["b"], float(match["margin"]), metric)
+
+def _metric(path: Path, where: str, name: Any) -> str:
+    if name not in (*NAMES, *DERIVED):
+        raise UsageError(f"{path}: {where}: {unknown('metric', name, (*NAMES, *DERIVED))}")
+    return str(name)

@@ -38,7 +38,12 @@ class Outcome:
 
 
 def run_grid(
-    experiment: Experiment, out: Path, data_root: str | None = None, workers: int = 1, notify: Callable[[str], None] | None = None, dry_run: bool = False
+    experiment: Experiment,
+    out: Path,
+    data_root: str | None = None,
+    workers: int | None = None,
+    notify: Callable[[str], None] | None = None,
+    dry_run: bool = False,
 ) -> list[Outcome]:
     """Run what is missing and return all outcomes in file order; raises `UsageError` before anything is written."""
     say = notify or (lambda line: None)
@@ -46,6 +51,7 @@ def run_grid(
     hashes = [cell_hash(cell) for cell in cells]
     threads = max(cell.training.threads for cell in cells)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = max(cores // threads, 1) if workers is None else workers
     if workers < 1 or (workers > 1 and workers * threads > cores):
         raise UsageError(f"--workers = {workers} with training.threads = {threads} is not valid on {cores} cores (valid: 1 to {max(cores // threads, 1)})")
     files = [out / "cells" / name[:2] / name / "result.json" for name in hashes]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from ..training.metrics import DERIVED, derived
 from .file import Claim
 from .grid import Outcome
 
@@ -49,8 +50,10 @@ def by_label(outcomes: list[Outcome], metric: str) -> dict[str, dict[int, float]
     found: dict[str, dict[int, float]] = {}
     for o in outcomes:
         values = found.setdefault(o.label, {})
-        if o.result is not None and o.result["status"] == "ok" and o.result["metrics"].get(metric) is not None:
-            values[o.seed] = float(o.result["metrics"][metric])
+        if o.result is not None and o.result["status"] == "ok":
+            value = derived(metric, o.result) if metric in DERIVED else o.result["metrics"].get(metric)
+            if value is not None:
+                values[o.seed] = float(value)
     return found
 
 

@@ -11,15 +11,12 @@ from ..experiment.grid import Outcome, run_grid
 from ..experiment.statistics import Estimate, by_label, estimate, judge
 from .text import console, table
 
-COLUMNS = {
-    "final_accuracy": "final accuracy",
-    "average_incremental_accuracy": "average incremental",
-    "task_incremental_accuracy": "known task",
-    "forgetting": "forgetting (lower is better)",
-}
+LOWER = ("forgetting", "calibration_error", "mean_steps_to_90")
 
 
-def grid_command(file: Path, items: list[str], out: Path | None, data_root: str | None, workers: int, dry_run: bool, markdown: Path | None = None) -> int:
+def grid_command(
+    file: Path, items: list[str], out: Path | None, data_root: str | None, workers: int | None, dry_run: bool, markdown: Path | None = None
+) -> int:
     """Run an experiment; the exit code (1 when a cell failed)."""
     experiment = read(file, items)
     folder = out or Path("runs") / file.stem
@@ -43,15 +40,15 @@ def grid_command(file: Path, items: list[str], out: Path | None, data_root: str 
 
 def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[str], list[list[str]], list[str]]:
     """Title, heads and rows of an experiment's table, best first, and lines of verdicts and failures."""
-    estimates = {metric: {label: estimate(list(values.values())) for label, values in by_label(outcomes, metric).items()} for metric in COLUMNS}
-    shown = [metric for metric in COLUMNS if any(e.n for e in estimates[metric].values())]
+    estimates = {metric: {label: estimate(list(values.values())) for label, values in by_label(outcomes, metric).items()} for metric in experiment.columns}
+    shown = [metric for metric in experiment.columns if any(e.n for e in estimates[metric].values())]
     rows = []
-    for label in sorted(experiment.labels, key=lambda name: -_sortable(estimates["final_accuracy"][name])):
+    for label in sorted(experiment.labels, key=lambda name: -_sortable(estimates[experiment.columns[0]][name])):
         done = [o.result for o in outcomes if o.label == label and o.result is not None]
         passes = [r["cost"]["backward_passes"] + r["cost"]["deployment"]["backward_passes"] for r in done]
         cost = f"{sum(passes) / len(passes):,.0f}" if passes else "-"
-        rows.append([label, *(_text(estimates[metric][label]) for metric in shown), cost, str(estimates["final_accuracy"][label].n)])
-    heads = ["strategy", *(COLUMNS[m] for m in shown), "backward passes", "n"]
+        rows.append([label, *(_text(estimates[metric][label]) for metric in shown), cost, str(estimates[experiment.columns[0]][label].n)])
+    heads = ["strategy", *(m.replace("_", " ") + (" (lower is better)" if m in LOWER else "") for m in shown), "backward passes", "n"]
     lines = []
     for claim in experiment.claims:
         verdict = judge(claim, outcomes)
@@ -72,4 +69,5 @@ def _sortable(value: Estimate) -> float:
 def _text(value: Estimate) -> str:
     if not value.n:
         return "-"
-    return f"{value.mean:.4f}" + ("" if math.isnan(value.low) else f" ± {value.mean - value.low:.4f}")
+    digits = 4 if abs(value.mean) < 10 else 1
+    return f"{value.mean:.{digits}f}" + ("" if math.isnan(value.low) else f" ± {value.mean - value.low:.{digits}f}")

@@ -102,8 +102,21 @@ def show_run(result: dict[str, Any], folder: Path, command: str, stored: bool) -
     deployed = {k: v for k, v in cost.get("deployment", {}).items() if v}
     if deployed:
         out.print("of deployment alone: " + ", ".join(f"{COST.get(k, k)} {v:,}" for k, v in deployed.items()))
+    for name, report in result["reports"].items():
+        _show_report(out, name, report)
     out.print(f"folder:  {folder}", soft_wrap=True)
     out.print(f"again:   {command}", soft_wrap=True)
+
+
+def _show_report(out: Console, name: str, report: dict[str, Any]) -> None:
+    """What a part says of itself: plain values in a line, mappings as a table."""
+    tables = {key: value for key, value in report.items() if isinstance(value, dict) and value}
+    plain = ", ".join(f"{key} {value if not isinstance(value, float) else number(value)}" for key, value in report.items() if key not in tables)
+    out.print(f"{name}: {plain}" if plain else f"{name}:", soft_wrap=True)
+    keys = list(dict.fromkeys(k for values in tables.values() for k in values))
+    if tables:
+        rows = [(key, *(number(values.get(key)) for values in tables.values())) for key in keys]
+        out.print(table(None, ("", *tables), rows, right=range(1, len(tables) + 1)))
 
 
 def _show_matrix(out: Console, result: dict[str, Any]) -> None:

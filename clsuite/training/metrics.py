@@ -24,6 +24,8 @@ NAMES = (
     "calibration_error",
 )
 """Metrics every result has (null where a stream does not define one)."""
+DERIVED = ("first_task_retention", "mean_steps_to_90", "tasks_at_90")
+"""Numbers that follow from a result's matrix and probes; see `derived`."""
 
 
 def _mean(values: Any) -> float | None:
@@ -91,6 +93,21 @@ def calibration_error(counts: np.ndarray, correct: np.ndarray, confidence: np.nd
     """Expected calibration error from sums over 15 equal-width bins of the largest softmax, each [15]."""
     total = counts.sum()
     return float(np.abs(correct - confidence).sum() / total) if total else None
+
+
+def derived(name: str, result: dict[str, Any]) -> float | None:
+    """A number that follows from a finished result.
+
+    `first_task_retention`: mean accuracy on the first set over all later measurements. `mean_steps_to_90`: mean over the tasks that
+    reached 90 % of the probed steps they needed; `tasks_at_90`: the share of tasks that did.
+    """
+    if name == "first_task_retention":
+        return _mean([math.nan if row[0] is None else row[0] for row in result["matrix"][1:]])
+    steps = result["metrics"].get("steps_to_90")
+    if steps is None:
+        return None
+    reached = [s for s in steps if s is not None]
+    return _mean(reached) if name == "mean_steps_to_90" else len(reached) / len(steps)
 
 
 def steps_to(threshold: float, probes: list[tuple[int, float]]) -> int | None:
