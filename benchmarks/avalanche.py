@@ -3,9 +3,9 @@
     CLSUITE_DATA=... python benchmarks/avalanche.py [--tasks 2] [--rounds 1] [--data-root PATH]
 
 Both train an MLP 784-100-100-10 with SGD 0.2 on batches of 128 and 128 replayed, one epoch of 60,000 samples a task, and
-evaluate all tasks after each, on one thread and on inputs of zero mean and unit variance. Avalanche runs its own `PermutedMNIST` with its default transforms and
-`Replay`, loaded with num_workers=0. Its downloader is the one thing replaced: the tensors of its `TensorMNIST` come
-from memory, so that the benchmark runs without a network.
+evaluate all tasks after each, on one thread and on normalised inputs. Avalanche runs its own `PermutedMNIST` with its
+default transforms and `Replay`, loaded with num_workers=0. Its downloader is the one thing replaced: the tensors of its
+`TensorMNIST` come from memory, so that the benchmark runs without a network.
 """
 
 from __future__ import annotations

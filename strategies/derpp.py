@@ -19,7 +19,7 @@ class DERpp(DER):
     beta: float = setting(0.5, ge=0, search=[0.5, 1.0], help="weight of the loss on replayed labels")
 
     def training_step(self, batch: Batch) -> Tensor:
-        distilled, replayed = self.recall(batch), self.recall(batch)
+        distilled, replayed = self.recall(), self.recall()
         loss = self.loss(batch)
         if distilled is not None and replayed is not None:
             loss = loss + self.distillation(distilled) + self.beta * self.loss(replayed)

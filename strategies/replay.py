@@ -24,16 +24,15 @@ class Replay(Strategy):
     buffer_size: int | None = setting(None, ge=1, search=[200, 500, 1000], help="samples the memory holds (null: the data set's default)")
     buffer: BufferPolicy = setting("reservoir", help="which samples stay in the memory")
     insert: InsertPolicy = setting("first_epoch", help="when current samples are offered to the memory")
-    replay_batch: int | None = setting(None, ge=1, search=[32, 64, 128], help="replayed samples in a step (null: as many as current ones)")
+    replay_batch: int | None = setting(None, ge=1, search=[32, 64, 128], help="replayed samples in a step (null: the batch size)")
     combine: Literal["concat", "sum"] = setting("concat", help="one mean over all samples, or the sum of two means")
 
     def training_step(self, batch: Batch) -> Tensor:
         if not self.memory:
             loss = self.loss(batch)
-        elif self.combine == "concat":
-            loss = self.loss(batch + self.memory.sample(self.replay_batch or len(batch)))
         else:
-            replayed = self.memory.sample(self.replay_batch or len(batch))
-            loss = self.loss(batch) + self.loss(replayed)
+            # the full number also beside the short last batch of an epoch, which would otherwise pull hard
+            replayed = self.memory.sample(self.replay_batch or self.run.batch_size)
+            loss = self.loss(batch + replayed) if self.combine == "concat" else self.loss(batch) + self.loss(replayed)
         self.update(loss)
         return loss

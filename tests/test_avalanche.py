@@ -25,7 +25,7 @@ SIZE = 2000
 SETTINGS = {"epochs": 20, "batch_size": 200, "learning_rate": 0.1}
 """Chosen because two runs of our own that differ in batch order and buffer draws alone differ by half a point (standard deviation)."""
 
-pytestmark = [pytest.mark.avalanche, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.avalanche, pytest.mark.filterwarnings("ignore:Call to deprecated", "ignore:No loggers")]
 
 
 class Samples(torch.utils.data.TensorDataset):
@@ -138,13 +138,11 @@ def test_the_same_batches_give_the_same_weights(avalanche, momentum):
 
 def test_their_loader_concatenates_current_then_memory_and_ends_with_the_current_data(avalanche):
     def data(first, count):
-        return avalanche.as_taskaware_classification_dataset(
-            Samples(torch.arange(first, first + count).float()[:, None], torch.zeros(count, dtype=torch.int64))
-        )
+        samples = Samples(torch.arange(first, first + count), torch.zeros(count, dtype=torch.int64))
+        return avalanche.utils.as_taskaware_classification_dataset(samples)
 
-    loader = avalanche.utils.data_loader.ReplayDataLoader(
-        data(0, 70), data(1000, 40), oversample_small_tasks=True, batch_size=16, batch_size_mem=16, shuffle=True
-    )
+    sizes = {"batch_size": 16, "batch_size_mem": 16}
+    loader = avalanche.utils.data_loader.ReplayDataLoader(data(0, 70), data(1000, 40), oversample_small_tasks=True, shuffle=True, **sizes)
     batches = [x for x, *_ in loader]
     current = [b[b < 1000] for b in batches]
     memory = [b[b >= 1000] for b in batches]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from clsuite.errors import UsageError
 from clsuite.experiment.cell import Options, make_run, run_cell
+from clsuite.experiment.overrides import parse_overrides
+from clsuite.experiment.spec import COMPONENTS, resolve
 from clsuite.strategy import Modifier, Strategy
 from clsuite.training.losses import Losses
 
@@ -409,3 +412,17 @@ def test_parts_that_do_not_fit_are_refused_in_one_line_before_training(what, cel
 def test_the_same_parts_are_accepted_where_their_needs_are_met(cell_of, small):
     parts = [Strategy(), needing("borders", "task_ids", "classifier", "several_tasks", "incremental", "memory"), ClaimsGradients()]
     assert make_run(cell_of(*small, parts=parts), torch.device("cpu")).parts == parts
+
+
+def test_a_model_that_starts_afresh_has_a_whole_schedule_of_its_own() -> None:
+    """Joint training is the upper reference: with one schedule over the stream its last model would learn in the tail only."""
+    extended = ["strategy=joint", "scenario.experiences=2", "training.border_schedule=extend", "training.epochs=2", "training.schedule={name: linear}"]
+    rates: list[float] = []
+
+    def note(run: Any) -> None:
+        if run.experience == 1:
+            rates.append(run.optimizer.param_groups[0]["lr"])
+
+    run_cell(resolve(parse_overrides(extended, COMPONENTS)), Options(on_step=note))
+    steps = len(rates)
+    assert rates == pytest.approx([0.1 * (1 - k / steps) for k in range(steps)])

@@ -89,7 +89,7 @@ def test_the_penalty_of_ewc_is_half_its_strength_times_the_weighted_distance(run
                         p.copy_(value)
                 assert len(squares) == 64 and all(len(ids) == 1 for _, ids in drawn)
             by_hand = sum(15.0 * (F_ * (p.detach() - old) ** 2).sum() for p, old, F_ in zip(r.model.parameters(), anchor, expected, strict=True))
-            checked.append((float(ewc.penalty()), float(by_hand)))
+            checked.append((ewc.penalty().item(), by_hand.item()))
         elif r.experience == 0:
             assert ewc.penalty() is None
 

@@ -115,6 +115,7 @@ class _Worker:
     def run(self, task: dict[str, Any]) -> str | None:
         """Why the cell failed, or None."""
         if self._process is None or self._process.poll() is not None:
+            self.stop()
             self._process = subprocess.Popen(
                 [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
             )
@@ -132,9 +133,10 @@ class _Worker:
 
     def stop(self) -> None:
         """Ask the process to leave: a running cell writes a checkpoint first."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
+        if self._process is not None:
+            with self._process:
+                self._process.terminate()
+            self._process = None
 
 
 def worker() -> None:

@@ -88,6 +88,7 @@ class Run:
         self.stop_requested = False
         self.optimizer: torch.optim.Optimizer | None = None
         self._pending_backward = 0
+        self._planned = (-1, 0, False)
         self.parameter_ids = {id(p) for p in model.parameters()}
         self._initial = {name: t.detach().clone() for name, t in model.state_dict().items()}
         if "memory" in set().union(*(p.needs for p in parts)):
@@ -112,6 +113,11 @@ class Run:
     def step(self) -> int:
         """Updates of the main optimizer so far."""
         return self.progress.step
+
+    @property
+    def batch_size(self) -> int:
+        """Current samples in a full step."""
+        return int(self.training.batch_size or 1)
 
     @property
     def classes(self) -> int:
@@ -291,16 +297,21 @@ class Run:
     def _set_rates(self) -> None:
         if self.schedule.is_constant:
             return
-        step, horizon = (self.progress.step, self.total_steps) if self.keeps("schedule") else (self.progress.experience_step, self._plan_steps())
-        factor = self.schedule.factor(step, horizon)
+        steps, fresh = self._planned_steps()
+        if self.keeps("schedule") and not fresh:
+            factor = self.schedule.factor(self.progress.step, self.total_steps)
+        else:  # a model that starts afresh has a schedule of its own, whatever happens at borders
+            factor = self.schedule.factor(self.progress.experience_step, steps)
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
 
-    def _plan_steps(self) -> int:
-        if getattr(self, "_planned", (-1, 0))[0] != self.experience:
-            self._planned = (self.experience, self.plan_of(self.experience).steps)
-        return self._planned[1]
+    def _planned_steps(self) -> tuple[int, bool]:
+        """Steps of this experience, and whether its model starts afresh."""
+        if self._planned[0] != self.experience:
+            plan = self.plan_of(self.experience)
+            self._planned = (self.experience, plan.steps, plan.fresh_model)
+        return self._planned[1:]
 
     # -- the model ----------------------------------------------------------------------------------------------
 

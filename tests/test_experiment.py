@@ -1,0 +1,196 @@
+"""Experiment files, the grid that runs them, and the verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clsuite.errors import UsageError
+from clsuite.experiment.file import Claim, read
+from clsuite.experiment.grid import Outcome, run_grid
+from clsuite.experiment.statistics import estimate, judge
+from clsuite.training.metrics import derived
+
+SMALL = """\
+scenario: {name: class_incremental, dataset: digits, experiences: 2}
+model: {name: mlp, hidden: [8]}
+training: {epochs: 1}
+strategies: [naive, {name: replay, buffer_size: 20}]
+seeds: 2
+expect:
+  - replay - naive > 0.0
+"""
+
+BAD = """\
+import os
+
+from clsuite.strategy import Strategy
+
+
+class Raises(Strategy):
+    def training_step(self, batch):
+        print("noise")
+        raise ValueError("on purpose")
+
+
+class Dies(Strategy):
+    def training_step(self, batch):
+        os._exit(9)
+"""
+
+WRONG = {
+    "unknown key": ("scenarios: {}\n" + SMALL, "unknown key 'scenarios'; did you mean 'scenario'"),
+    "duplicate key": (SMALL + "seeds: 3\n", "line 8: key 'seeds' is given twice"),
+    "alias": (SMALL.replace("{epochs: 1}", "&a {epochs: 1}") + "evaluation: *a\n", "aliases"),
+    "tag that runs code": (SMALL + "device: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+    "empty list": (SMALL.replace("[naive, {name: replay, buffer_size: 20}]", "[]"), "strategies is empty"),
+    "same label twice": (SMALL.replace("[naive,", "[naive, naive,"), "'naive' occurs twice"),
+    "unknown strategy": (SMALL.replace("[naive,", "[niave,").replace("- naive >", "- niave >"), "did you mean 'naive'"),
+    "misspelt setting": (SMALL.replace("buffer_size", "bufer_size"), "did you mean 'buffer_size'"),
+    "wrong type": (SMALL.replace("epochs: 1", "epochs: many"), "training.epochs = 'many' is not valid"),
+    "claim about nobody": (SMALL.replace("replay - naive >", "replay - joint >"), "unknown strategy 'joint'"),
+    "claim in no form": (SMALL.replace("replay - naive > 0.0", "replay beats naive"), "is not of the form"),
+    "claim on no metric": (SMALL.replace("- replay - naive > 0.0", "- {compare: replay - naive > 0.0, metric: acuracy}"), "unknown metric 'acuracy'"),
+    "seeds given twice": (SMALL.replace("seeds: 2", "seeds: [1, 1]"), "seeds = [1, 1] is not valid"),
+    "another protocol": (SMALL + "protocol: {name: two-fase}\n", "protocol = 'two-fase'"),
+    "a list instead of a mapping": ("- naive\n", "expected a mapping"),
+}
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "experiment.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_file_is_refused_in_one_line_before_anything_is_written(text: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_grid(read(written(tmp_path, text)), tmp_path / "out", workers=1)
+    assert expected in str(caught.value)
+    assert str(tmp_path / "experiment.yaml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
+def test_overrides_reach_every_cell_and_with_only_its_own(tmp_path: Path) -> None:
+    text = SMALL.replace("[naive,", "[naive, {name: naive, label: long, with: {training: {epochs: 5}}},")
+    experiment = read(written(tmp_path, text), ["training.batch_size=7", "seeds=[4]"])
+    training = {c.label: c.raw["training"] for c in experiment.cells}
+    assert training == {"naive": {"epochs": 1, "batch_size": 7}, "long": {"epochs": 5, "batch_size": 7}, "replay": {"epochs": 1, "batch_size": 7}}
+    assert [c.seed for c in experiment.cells] == [4, 4, 4]
+
+
+@pytest.mark.unit
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    outcomes = run_grid(read(written(tmp_path, SMALL)), tmp_path / "out", dry_run=True)
+    assert [o.result for o in outcomes] == [None] * 4
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
+def test_a_grid_runs_only_what_is_missing_and_a_bad_cell_costs_itself_alone(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(BAD)
+    bad = f"[{{name: '{tmp_path}/bad.py:Raises', label: raises}}, {{name: '{tmp_path}/bad.py:Dies', label: dies}}, naive, "
+    experiment = read(written(tmp_path, SMALL.replace("[naive, ", bad).replace("seeds: 2", "seeds: 1")))
+    first = {o.label: o for o in run_grid(experiment, tmp_path / "out", workers=1)}
+    assert first["naive"].result and first["replay"].result
+    assert first["raises"].failure == "ValueError: on purpose"
+    assert first["dies"].failure == "the process ended with code 9"
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("cells/*/*/result.json")}
+    assert len(stamps) == 2
+    lines: list[str] = []
+    run_grid(experiment, tmp_path / "out", workers=1, notify=lines.append)
+    assert lines[0].startswith("4 cells, 2 finished, 2 to run")
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+@pytest.mark.unit
+def test_results_do_not_depend_on_the_number_of_workers_or_what_a_worker_did_before(tmp_path: Path) -> None:
+    experiment = read(written(tmp_path, SMALL))
+    one, two = (run_grid(experiment, tmp_path / f"out{k}", workers=k) for k in (1, 2 if (os.cpu_count() or 1) > 1 else 1))
+    for a, b in zip(one, two, strict=True):
+        assert a.result and b.result
+        assert (a.result["metrics"], a.result["matrix"], a.result["weights_sha256"]) == (b.result["metrics"], b.result["matrix"], b.result["weights_sha256"])
+
+
+@pytest.mark.kill
+def test_a_killed_grid_loses_nothing_and_leaves_no_process(tmp_path: Path) -> None:
+    text = SMALL.replace("epochs: 1", "epochs: 60").replace("seeds: 2", "seeds: 3")
+    path, out = written(tmp_path, text), tmp_path / "out"
+    command = [sys.executable, "-m", "clsuite", "grid", str(path), "--out", str(out), "--workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not list(out.glob("cells/*/*/result.json")) and time.monotonic() < end:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {p: p.read_bytes() for p in out.glob("cells/*/*/result.json")}
+    assert 0 < len(finished) < 6
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{c}").exists() for c in children) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{c}").exists() for c in children)
+    assert subprocess.run(command, capture_output=True, timeout=240).returncode == 0
+    assert {p: p.read_bytes() for p in finished} == finished
+    clean = run_grid(read(path), tmp_path / "clean", workers=1)
+    for o in clean:
+        assert o.result is not None
+        again = json.loads((out / "cells" / o.result["cell"][:2] / o.result["cell"] / "result.json").read_text())
+        assert (again["metrics"], again["weights_sha256"]) == (o.result["metrics"], o.result["weights_sha256"])
+
+
+def outcomes(a: list[float | None], b: list[float | None]) -> list[Outcome]:
+    def one(label: str, seed: int, value: float | None) -> Outcome:
+        return Outcome(label, seed, None if value is None else {"status": "ok", "metrics": {"final_accuracy": value}})
+
+    return [one("a", s, v) for s, v in enumerate(a)] + [one("b", s, v) for s, v in enumerate(b)]
+
+
+@pytest.mark.unit
+def test_an_interval_is_students() -> None:
+    e = estimate([0.1, 0.2, 0.3])  # mean 0.2, sd 0.1, t(0.975, 2) = 4.302653
+    assert (e.mean, e.spread, e.n) == (pytest.approx(0.2), pytest.approx(0.1), 3)
+    assert e.high - e.mean == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
+    assert math.isnan(estimate([0.5]).low)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("a", "b", "margin", "verdict"),
+    [
+        ([0.9, 0.91, 0.92], [0.5, 0.51, 0.52], 0.3, "holds"),
+        ([0.9, 0.91, 0.92], [0.5, 0.51, 0.52], 0.5, "fails"),
+        ([0.9, 0.6, 0.5], [0.5, 0.51, 0.52], 0.1, "undecided"),
+        ([0.9, 0.91], [0.5, 0.51], 0.1, "undecided"),  # two pairs are too few, whatever they say
+        ([0.9, 0.91, None], [0.5, 0.51, 0.52], 0.1, "undecided"),  # a failed cell takes its pair away
+    ],
+)
+def test_a_claim_is_judged_on_paired_seeds(a: list[float | None], b: list[float | None], margin: float, verdict: str) -> None:
+    assert judge(Claim("a", "b", margin), outcomes(a, b)).verdict == verdict
+
+
+@pytest.mark.unit
+def test_pairing_removes_what_seeds_share() -> None:
+    # seeds differ by 0.3, the difference within a seed is 0.1 throughout: unpaired intervals would overlap
+    assert judge(Claim("a", "b", 0.05), outcomes([0.3, 0.6, 0.9], [0.2, 0.5, 0.8])).verdict == "holds"
+
+
+@pytest.mark.unit
+def test_derived_numbers_by_hand() -> None:
+    result = {"matrix": [[0.9, None], [0.7, 0.8], [0.5, 0.6]], "metrics": {"steps_to_90": [40, None, 20]}}
+    assert derived("first_task_retention", result) == pytest.approx(0.6)
+    assert derived("mean_steps_to_90", result) == 30
+    assert derived("tasks_at_90", result) == pytest.approx(2 / 3)
+    assert derived("mean_steps_to_90", {"matrix": [], "metrics": {}}) is None
