@@ -24,7 +24,8 @@ from .data.source import ImageSource, load_source
 from .errors import UsageError
 from .randomness import generator
 from .settings import Configurable, setting
-from .stream import EvaluationSet, Experience, Stream, Transforms
+from .stream import EvaluationSet, Experience, Stream
+from .transforms import Transforms
 
 Phase = Literal["tuning", "evaluation"]
 PHASES = ("tuning", "evaluation")

@@ -6,7 +6,8 @@ from typing import Literal
 
 from clsuite.scenario import Phase, Pool, Scenario
 from clsuite.settings import setting
-from clsuite.stream import EvaluationSet, Experience, Segment, Stream, Transforms
+from clsuite.stream import EvaluationSet, Experience, Segment, Stream
+from clsuite.transforms import Transforms
 
 
 def domain_transforms(scenario: Scenario, pool: Pool, phase: Phase, seed: int, kind: str, tasks: int, identity_first: bool, degrees: float) -> Transforms:

@@ -9,7 +9,8 @@ import numpy as np
 from clsuite.errors import UsageError
 from clsuite.scenario import Phase, Pool, Scenario
 from clsuite.settings import setting
-from clsuite.stream import Draw, EvaluationSet, Experience, Segment, Stream, Transforms
+from clsuite.stream import Draw, EvaluationSet, Experience, Segment, Stream
+from clsuite.transforms import Transforms
 
 from . import recurrence
 from .domain_incremental import domain_transforms

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..stream import Transforms
+    from ..transforms import Transforms
 
 _CPU_CHUNK = 256
 """Samples transformed at a time on a CPU: index tables and float images of one chunk stay in its cache."""

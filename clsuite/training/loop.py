@@ -26,7 +26,8 @@ from .checkpoint import Checkpoints
 from .evaluation import Evaluator
 from .losses import Losses
 from .metrics import calibration_error, steps_to, summary
-from .run import Cost, Position, Run
+from .progress import Cost, Position
+from .run import Run
 from .sampling import batches, table
 from .state import Decoder, Encoder
 

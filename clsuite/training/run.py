@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,37 +23,9 @@ from ..schedule import Schedule
 from ..strategy import ParameterGroup, Part, Strategy
 from ..stream import Stream
 from .images import ImageWorkload
+from .optimizers import build
+from .progress import Cost, Progress
 from .settings import Training
-
-
-@dataclass
-class Cost:
-    """What was computed. Passes are counted per sample through the whole network; `feature_passes` through the head only."""
-
-    gradient_steps: int = 0
-    forward_passes: int = 0
-    backward_passes: int = 0
-    feature_passes: int = 0
-
-
-@dataclass
-class Position:
-    """Where a run stands: everything before `stage` of `experience` is done, and `step` batches of it."""
-
-    experience: int = 0
-    stage: str = "begin"
-    step: int = 0
-
-
-@dataclass
-class Progress:
-    """Numbers a run gathers on its way, all part of its state."""
-
-    position: Position = field(default_factory=Position)
-    step: int = 0
-    """Updates of the main optimizer so far."""
-    experience_step: int = 0
-    """The same, since the start of this experience."""
 
 
 class Run:
@@ -266,21 +238,7 @@ class Run:
 
     def make_optimizer(self, groups: list[ParameterGroup], keep_state: bool = False) -> None:
         """A new main optimizer; `keep_state` carries over what the old one knows of each parameter."""
-        old = self.optimizer
-        settings = self.training
-        chosen = [{"params": g.parameters, "lr": g.learning_rate, "peak": g.learning_rate, "name": g.name} for g in groups]
-        new: torch.optim.Optimizer
-        if settings.optimizer == "sgd":
-            new = torch.optim.SGD(chosen, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True)
-        else:
-            kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-            new = kind(chosen, weight_decay=settings.weight_decay, fused=True)
-        if keep_state and old is not None:
-            for group in groups:
-                for p in group.parameters:
-                    if p in old.state:
-                        new.state[p] = old.state[p]
-        self.optimizer = new
+        self.optimizer = build(self.training, groups, self.optimizer if keep_state else None)
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """The main optimizer's groups as plain values; empty without one, or when it also holds weights of a part."""
