@@ -21,8 +21,9 @@ from typing import Any
 
 from ..errors import Interrupted, UsageError
 from ..training.checkpoint import writable
-from .cell import cell_hash
 from .file import Experiment, resolved
+from .identity import cell_hash, source_digests
+from .spec import Cell
 
 WORKER = "from clsuite.experiment.grid import worker; worker()"
 
@@ -57,6 +58,7 @@ def run_grid(
     files = [out / "cells" / name[:2] / name / "result.json" for name in hashes]
     missing = [k for k, file in enumerate(files) if not file.exists()]
     say(f"{len(cells)} cells, {len(cells) - len(missing)} finished, {len(missing)} to run with {workers} worker(s)")
+    _note_other_source(say, cells, files)
     failures: dict[int, str] = {}
     if missing and not dry_run:
         writable(out)
@@ -65,6 +67,15 @@ def run_grid(
         _run_missing(experiment, missing, out, data_root, workers, failures, say)
     results = [json.loads(file.read_text()) if file.exists() else None for file in files]
     return [Outcome(p.label, p.seed, r, failures.get(k)) for k, (p, r) in enumerate(zip(experiment.cells, results, strict=True))]
+
+
+def _note_other_source(say: Callable[[str], None], cells: list[Cell], files: list[Path]) -> None:
+    """Stored numbers stay as they are; that other code made them is said."""
+    other = [
+        file for cell, file in zip(cells, files, strict=True) if file.exists() and json.loads(file.read_text())["environment"]["source"] != source_digests(cell)
+    ]
+    if other:
+        say(f"{len(other)} of the finished cells were computed by other source code than is installed now; remove their folders to compute them again")
 
 
 def _run_missing(

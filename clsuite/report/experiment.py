@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def grid_command(
     shown.print(f"folder: {folder} (clsuite results {folder} shows every row)", soft_wrap=True)
     if markdown is not None:
         grid = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-        text = [title, "", *("| " + " | ".join(row) + " |" for row in grid), "", *(f"- {line}" for line in lines), ""]
+        about = (file.read_text().splitlines() or [""])[0].removeprefix("# ")
+        text = [f"# {file.stem}", "", about, "", f"`{_command(file, items)}`; {_made_with(outcomes)}", "", f"{title.partition(': ')[2].capitalize()}.", ""]
+        text += [*("| " + " | ".join(row) + " |" for row in grid), "", *(f"- {line}" for line in lines), ""]
         markdown.write_text("\n".join(text))
     return 1 if any(o.result is None or o.result["status"] != "ok" for o in outcomes) else 0
 
@@ -60,6 +63,18 @@ def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[
         elif o.result["status"] != "ok":
             lines.append(f"{o.result['status']}: {o.label}, seed {o.seed}: {o.result['reason']}")
     return f"{experiment.path.stem}: mean ± half of the 95 % t-interval over n seeds", heads, rows, lines
+
+
+def _command(file: Path, items: list[str]) -> str:
+    return shlex.join(["clsuite", "grid", f"experiments/{file.name}", *items])
+
+
+def _made_with(outcomes: list[Outcome]) -> str:
+    """Versions and machines behind a table, and the time all its cells took together."""
+    results = [o.result for o in outcomes if o.result is not None]
+    made = sorted({"Python {python}, torch {torch}, {processor}, {threads} thread(s) a cell".format(**r["environment"]) for r in results})
+    seconds = sum(r["cost"][k] for r in results for k in ("seconds", "deployment_seconds", "evaluation_seconds"))
+    return "; ".join([*made, f"{seconds / 60:.0f} minutes of computing in all"])
 
 
 def _sortable(value: Estimate) -> float:
