@@ -76,6 +76,11 @@ def grid(
     table: Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help="also write the table as Markdown")] = None,  # noqa: UP045
 ) -> int:
     """Run the cells of an experiment file that are not finished, and show what it shows."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
     from .report.experiment import grid_command
 
     return grid_command(file, items or [], out, data_root, workers, dry_run, table)

@@ -32,7 +32,8 @@ class Plan:
     """The training of one experience. Parts change it in turn with `plan.replace(...)`.
 
     `content`: the experiences whose samples are the current ones (joint training lists all so far). `fresh_model`: the
-    model starts again from its initial weights. `epochs=0` trains nothing.
+    model starts again from its initial weights. `epochs=0` trains nothing. `measured` false:
+    there is nothing to deploy after this experience, so its row of the matrix stays empty.
     """
 
     experience: Experience
@@ -41,6 +42,7 @@ class Plan:
     batch_size: int
     fresh_model: bool = False
     mixtures: tuple[Mixture, ...] = ()
+    measured: bool = True
 
     def replace(self, **changes: Any) -> Plan:
         return dataclasses.replace(self, **changes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.special import ndtr, ndtri
 
@@ -34,7 +36,8 @@ class Blurry(ClassIncremental):
         sets = [EvaluationSet(f"experience {i}", np.concatenate([test[c] for c in classes]), i, classes) for i, classes in enumerate(groups)]
         experiences = self._gradual(pool, groups, phase, seed) if self.gradual else self._shared(pool, groups, phase, seed)
         mixed = self.gradual or self.share > 0
-        return self.make(pool, phase, seed, experiences, sets, task_masked=len(groups) > 1, has_borders=not self.gradual, has_task_ids=not mixed)
+        properties: dict[str, Any] = {"has_borders": not self.gradual, "keep_schedule": self.gradual, "has_task_ids": not mixed}
+        return self.make(pool, phase, seed, experiences, sets, task_masked=len(groups) > 1, **properties)
 
     def _shared(self, pool: Pool, groups: list[tuple[int, ...]], phase: Phase, seed: int) -> list[Experience]:
         """One segment a class and experience, the main classes first; a segment's task is the main experience of its class."""

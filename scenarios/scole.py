@@ -78,6 +78,8 @@ class SCoLe(Scenario):
             raise UsageError("scenario.periods and scenario.forgetting both say what the second half of the stream draws from (valid: one of them)")
         if self.periods or self.forgetting:
             least = pool.classes // 2
+        if self.split.split == "classes" and size < 2:
+            raise UsageError("protocol.split = 'classes' needs scenario.classes_per_experience of at least 2, it is 1 (valid: protocol.split = samples)")
         if size > least:
             raise UsageError(f"scenario.classes_per_experience = {size} is more than the {least} classes there are to draw from")
         if self.couples_share < 1 and math.comb(pool.classes, size) > SUBSETS:

@@ -47,6 +47,10 @@ class FPF(Modifier):
         if (self.times or self.period) and "incremental" not in self.run.base.offers:
             given = "times" if self.times else "period"
             raise UsageError(f"strategy.fpf.{given} counts steps, but strategy '{self.run.base.name}' does not train step by step (use strategy.fpf.when)")
+        if self.when == "evaluation" and (self.times or self.period):
+            raise UsageError("strategy.fpf.when = 'evaluation' excludes strategy.fpf.times and strategy.fpf.period: give one of them")
+        if self.distillation and "incremental" not in self.run.base.offers:
+            raise UsageError(f"strategy.fpf.distillation needs logits of the model in training, which strategy '{self.run.base.name}' does not keep (valid: 0)")
         if self.distillation:
             self.memory.column("logits", self.run.classes)
         self.fine_tunings = 0

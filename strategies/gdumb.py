@@ -19,7 +19,8 @@ class GDumb(Strategy):
     """Greedy sampler and dumb learner: samples only pass by; after each experience a fresh model learns the memory.
 
     Source: Prabhu et al. 2020 (ECCV), re-implemented from the description. Departures: the sampler stays uniform within a
-    class (the source keeps the first comers), one cosine over all epochs (the source restarts it), no CutMix.
+    class (the source keeps the first comers), one cosine over all epochs (the source restarts it), no CutMix. Of the shared
+    training settings only batch size, augmentation and masks act here: the rest belongs to an optimizer that never steps.
     """
 
     needs = frozenset({"memory"})

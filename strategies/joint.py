@@ -12,7 +12,7 @@ LONG_STREAM = 50
 class Joint(Strategy):
     """Joint training: after every experience a fresh model, trained on all data seen so far.
 
-    On streams of more than 50 experiences only the last model is trained (the rows before it show untrained weights).
+    On streams of more than 50 experiences only the last model is trained (the rows before it stay empty).
     """
 
     offers = frozenset()
@@ -20,5 +20,5 @@ class Joint(Strategy):
     def plan(self, plan: Plan) -> Plan:
         experiences, i = self.run.stream.experiences, plan.experience.index
         if len(experiences) > LONG_STREAM and i < len(experiences) - 1:
-            return plan.replace(epochs=0)
+            return plan.replace(epochs=0, measured=False)
         return plan.replace(content=tuple(experiences[: i + 1]), fresh_model=True)

@@ -38,6 +38,8 @@ class NCM(Strategy):
     def setup(self) -> None:
         if self.encoder == "pretrained" and not self.run.pretrained:
             raise UsageError("strategy.encoder = 'pretrained', but the model has no pretrained weights (valid here: first_experience, random)")
+        if self.encoder == "random" and self.run.pretrained:
+            raise UsageError("strategy.encoder = 'random', but the model has pretrained weights (valid here: pretrained, first_experience)")
         width = self.model.head.in_features
         self.sums = torch.zeros(self.run.classes, width, dtype=torch.float64, device=self.run.device)
         self.counts = torch.zeros(self.run.classes, dtype=torch.float64, device=self.run.device)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import nn
 
+from clsuite.errors import UsageError
 from clsuite.settings import setting
 from clsuite.strategy import Modifier, ParameterGroup
 from clsuite.stream import Experience
@@ -42,6 +43,8 @@ class SlowLearner(Modifier):
         return f"{self.name} (from {'pretrained' if self.run.pretrained else 'first_experience'})"
 
     def setup(self) -> None:
+        if not self.run.pretrained and "incremental" not in self.run.base.offers:
+            raise UsageError(f"strategy 'slow_learner' would never learn slowly around '{self.run.base.name}' without pretrained weights (give model.weights)")
         self.old: list[int] = []
 
     def parameter_groups(self, groups: list[ParameterGroup]) -> list[ParameterGroup]:

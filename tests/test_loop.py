@@ -14,6 +14,8 @@ from clsuite.experiment.cell import Options, make_run, run_cell
 from clsuite.experiment.overrides import parse_overrides
 from clsuite.experiment.spec import COMPONENTS, resolve
 from clsuite.strategy import Modifier, Strategy
+from clsuite.training.checkpoint import Checkpoints
+from clsuite.training.loop import Loop
 from clsuite.training.losses import Losses
 
 pytestmark = pytest.mark.unit
@@ -426,3 +428,45 @@ def test_a_model_that_starts_afresh_has_a_whole_schedule_of_its_own() -> None:
     run_cell(resolve(parse_overrides(extended, COMPONENTS)), Options(on_step=note))
     steps = len(rates)
     assert rates == pytest.approx([0.1 * (1 - k / steps) for k in range(steps)])
+
+
+def test_a_loop_of_a_parts_own_that_diverges_is_no_sound_result(tmp_path: Any) -> None:
+    overrides = ["strategy=gdumb", "strategy.memory_rate=1e30", "strategy.memory_epochs=2", "scenario.experiences=2"]
+    result = run_cell(resolve(parse_overrides(overrides, COMPONENTS)), Options(tmp_path))
+    assert result["status"] == "diverged"
+    text = next(tmp_path.glob("cells/*/*/result.json")).read_text()
+    assert "NaN" not in text and "Infinity" not in text
+
+
+def test_joint_training_of_a_long_stream_measures_only_the_model_it_trained() -> None:
+    overrides = ["strategy=joint", "scenario=domain_incremental", "scenario.experiences=51", "scenario.samples_per_class=5", "training.epochs=1"]
+    result = run_cell(resolve(parse_overrides(overrides, COMPONENTS)))
+    assert all(value is None for row in result["matrix"][:-1] for value in row)
+    assert all(value is not None for value in result["matrix"][-1])
+    assert result["metrics"]["rows_measured"] == 1
+
+
+def test_the_memory_is_offered_every_sample_once_whatever_is_trained_on() -> None:
+    """Joint and cumulative training see old samples again in every experience; a uniform memory must not."""
+    run = make_run(resolve(parse_overrides(["strategy=cumulative+fpf", "strategy.fpf.buffer_size=200", "training.epochs=1"], COMPONENTS)), torch.device("cpu"))
+    Loop(run, Checkpoints(None, "", {})).execute()
+    memory = run.memories["replay"]
+    assert len(set(memory.ids.tolist())) == len(memory) == 200
+    assert memory.offered == run.stream.source.size("train")
+
+
+def test_peak_memory_is_the_cells_own() -> None:
+    cell = ["scenario.experiences=2", "training.epochs=1"]
+    first = run_cell(resolve(parse_overrides(cell, COMPONENTS)))["cost"]["peak_memory_mb"]
+    ballast = np.ones(60_000_000)  # 480 MB that another cell of this process might have used
+    del ballast
+    assert run_cell(resolve(parse_overrides(cell, COMPONENTS)))["cost"]["peak_memory_mb"] < first + 200
+
+
+@pytest.mark.parametrize("setting", ["training.logit_mask=experience", "strategy.buffer=experience_balanced"])
+def test_hidden_borders_are_not_used(setting: str) -> None:
+    raw = parse_overrides(["scenario=blurry", "scenario.gradual=true", "strategy=replay", setting], COMPONENTS)
+    with pytest.raises(UsageError, match="needs task borders"):
+        run_cell(resolve(raw))
+    run = make_run(resolve(parse_overrides(["scenario=blurry", "scenario.gradual=true"], COMPONENTS)), torch.device("cpu"))
+    assert run.keeps("optimizer") and run.keeps("schedule")

@@ -138,7 +138,9 @@ def check_restored_state(monkeypatch):
         stored = loop.checkpoints.load()
         if not real(loop):
             return False
+        loop.reported -= 1  # the line that says it resumed
         tree, tensors = loop._encode()
+        loop.reported += 1
         assert json.loads(json.dumps(tree)) == stored[0]
         assert tensors.keys() == stored[1].keys()
         for name, tensor in tensors.items():

@@ -38,13 +38,12 @@ def make_run(cell: Cell, device: torch.device) -> Run:
 
 
 def _memory_settings(cell: Cell) -> dict[str, Any] | None:
-    for part in cell.parts:
-        if "memory" in part.needs:
-            # attributes, not settings: a part that declares none of them still shares the data set's default
-            defaults = {"buffer_size": 500, "buffer": "reservoir", "insert": "first_epoch"}
-            size, policy, insert = (getattr(part, name, None) or default for name, default in defaults.items())
-            return {"size": size, "policy": policy, "insert": insert}
-    return None
+    remembering = [p for p in cell.parts if "memory" in p.needs]
+    if not remembering:
+        return None
+    # attributes, not settings: parts that declare none of them still share the data set's default
+    defaults = {"size": ("buffer_size", 500), "policy": ("buffer", "reservoir"), "insert": ("insert", "first_epoch")}
+    return {key: next((v for p in remembering if (v := getattr(p, name, None)) is not None), default) for key, (name, default) in defaults.items()}
 
 
 def _normalisation(cell: Cell, source: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

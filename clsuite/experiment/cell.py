@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +24,8 @@ from ..training.loop import Loop
 from ..training.run import Run
 from .assembly import device_of, make_run
 from .folder import Log, publish, stored, unmake, writing
-from .identity import SCHEMA, cell_hash, platform_of, source_digests
+from .identity import SCHEMA, cell_hash, source_digests
+from .machine import forget_peak_memory, peak_memory_mb, platform_of
 from .results import ResultWarning
 from .spec import Cell
 
@@ -62,6 +62,7 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
     if options.out is not None:
         writable(options.out)
     device = device_of(cell.spec["device"])
+    forget_peak_memory(device)
     run = make_run(cell, device)
     machine = platform_of(device, cell.training.threads)
     identity = hashlib.sha256(json.dumps([name, digests], sort_keys=True).encode()).hexdigest()
@@ -139,7 +140,7 @@ def _result(cell: Cell, name: str, run: Run, loop: Loop, status: str, reason: st
         "seconds": loop.seconds["training"],
         "deployment_seconds": loop.seconds["deployment"],
         "evaluation_seconds": loop.seconds["evaluation"],
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": peak_memory_mb(),
         "buffer_bytes": sum(memory.bytes() for memory in run.memories.values()),
         "parameters": sum(p.numel() for p in run.model.parameters()),
     }
@@ -157,13 +158,23 @@ def _result(cell: Cell, name: str, run: Run, loop: Loop, status: str, reason: st
         "initial_accuracy": _rows(loop.initial[None])[0],
         "evaluation_sets": [{"name": e.name, "samples": len(e), "learned_in": e.learned_in} for e in run.stream.evaluation_sets],
         "cost": cost,
-        "reports": {part.name: report for part in run.parts if (report := part.report())},
+        "reports": _reports(run),
         "spec": cell.spec,
         "stream": {"fingerprint": run.stream.fingerprint, **run.stream.facts},
         "resume": "exact" if loop.exact else "not_exact",
         "weights_sha256": run.weights_digest(),
         "environment": environment,
     }
+
+
+def _reports(run: Run) -> dict[str, Any]:
+    """What parts say of themselves, by name; a second part of one name is `name 2`."""
+    found: dict[str, Any] = {}
+    for part in run.parts:
+        if report := part.report():
+            count = sum(name.partition(" ")[0] == part.name for name in found) + 1
+            found[part.name if count == 1 else f"{part.name} {count}"] = report
+    return found
 
 
 def _rows(values: Any) -> list[list[float | None]]:

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..errors import UsageError, nearest, unknown
 from ..training.metrics import DERIVED, NAMES
 from .overrides import parse_overrides, parse_yaml
@@ -31,8 +33,8 @@ from .spec import COMPONENTS, Cell, resolve
 
 KEYS = ("scenario", "model", "training", "evaluation", "device", "strategies", "protocol", "seeds", "columns", "expect")
 COLUMNS = ["final_accuracy", "average_incremental_accuracy", "task_incremental_accuracy", "forgetting"]
-SHARED = ("scenario", "model", "training", "evaluation", "device")
-CLAIM = re.compile(r"^(?P<a>.+?) - (?P<b>.+?) > (?P<margin>[-+]?[0-9.]+(?:[eE][-+]?\d+)?)$")
+SHARED = ("scenario", "model", "training", "evaluation", "protocol", "device")
+CLAIM = re.compile(r"^(?P<a>.+?) - (?P<b>.+?) > (?P<margin>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Experiment:
     cells: list[PlannedCell]
     claims: list[Claim]
     columns: list[str]
+    text: str
+    """The file with its overrides, as it stands in the experiment's folder."""
 
     @property
     def labels(self) -> list[str]:
@@ -78,10 +82,13 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"experiment file '{path}' cannot be read: {getattr(error, 'strerror', None) or error}") from error
     values = parse_yaml(text, str(path))
+    overrides = list(overrides)
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected a mapping with the keys {', '.join(KEYS)}")
     for key, value in parse_overrides(overrides, COMPONENTS).items():
         values[key] = _merged(values.get(key), value)
+    if overrides:
+        text = f"# {path.name} with {' '.join(overrides)}\n" + yaml.safe_dump(values, sort_keys=False)
     for key in values:
         if key not in KEYS:
             raise UsageError(f"{path}: unknown key '{key}'{nearest(str(key), KEYS)} (valid: {', '.join(KEYS)})")
@@ -89,15 +96,22 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     name = protocol.get("name") if isinstance(protocol, dict) else protocol
     if name != "fixed":
         raise UsageError(f"{path}: protocol = '{name}' is not valid: this version runs 'fixed' (settings as the file gives them)")
+    if isinstance(protocol, dict) and set(protocol) > {"name"}:
+        values["protocol"] = {key: value for key, value in protocol.items() if key != "name"}
+    else:
+        values.pop("protocol", None)
     seeds = values.get("seeds", 3)
     seeds = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
     if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds) or len(set(seeds)) < len(seeds):
         raise UsageError(f"{path}: seeds = {values.get('seeds')!r} is not valid: expected a count, or a list of different whole numbers")
+    claims = values.get("expect") or []
+    if not isinstance(claims, list):
+        raise UsageError(f"{path}: expect = {claims!r} is not valid: expected a list of 'A - B > margin'")
     cells = [PlannedCell(label, seed, {**raw, "seed": seed}) for label, raw in _strategies(path, values) for seed in seeds]
     columns = values.get("columns", COLUMNS)
     if not isinstance(columns, list) or not columns:
         raise UsageError(f"{path}: columns = {columns!r} is not valid: expected a list of metrics")
-    experiment = Experiment(path, cells, [_claim(path, c) for c in values.get("expect") or []], [_metric(path, "columns", c) for c in columns])
+    experiment = Experiment(path, cells, [_claim(path, c) for c in claims], [_metric(path, "columns", c) for c in columns], text)
     for claim in experiment.claims:
         for label in (claim.a, claim.b):
             if label not in experiment.labels:
@@ -129,6 +143,8 @@ def _strategies(path: Path, values: dict[str, Any]) -> list[tuple[str, dict[str,
         if entry is None or not isinstance(entry.get("name"), str):
             raise UsageError(f"{path}: strategies: {entry!r} has no name")
         label, changes = entry.pop("label", entry["name"]), entry.pop("with", {})
+        if not isinstance(label, str) or not label:
+            raise UsageError(f"{path}: strategies: label = {label!r} is not valid: expected text")
         if label in found:
             raise UsageError(f"{path}: strategies: '{label}' occurs twice; give each a label of its own")
         raw = {key: values[key] for key in SHARED if key in values}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import uuid
@@ -37,6 +38,19 @@ def unmake(folder: Path | None, made: list[Path]) -> None:
             return
 
 
+def plain(value: Any) -> Any:
+    """The value as JSON has words for it: numbers that are not finite become null, what is no plain value becomes text."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
 class Log:
     """`metrics.jsonl`: a line an event; after a resume the lines the lost part had written are dropped."""
 
@@ -50,22 +64,10 @@ class Log:
         with writing(self._path):
             if self._fresh:
                 self._fresh = False
-                kept = self._before(record["step"]) if record["event"] == "resumed" else []
-                self._path.write_text("".join(line + "\n" for line in kept))
+                lines = self._path.read_text().splitlines() if record["event"] == "resumed" and self._path.exists() else []
+                self._path.write_text("".join(line + "\n" for line in lines[: record.get("line", 0)]))
             with self._path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-
-    def _before(self, step: int) -> list[str]:
-        lines = []
-        if self._path is not None and self._path.exists():
-            for line in self._path.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue  # a line that was torn when the process was killed
-                if record["step"] <= step:
-                    lines.append(line)
-        return lines
+                file.write(json.dumps(plain(record)) + "\n")
 
 
 def stored(folder: Path | None, digests: dict[str, str], rerun: bool) -> dict[str, Any] | None:
@@ -86,7 +88,7 @@ def publish(folder: Path, result: dict[str, Any], replace: bool) -> None:
     temporary = folder / f".result-{uuid.uuid4().hex}"
     try:
         with temporary.open("w") as file:
-            json.dump(result, file)
+            json.dump(plain(result), file, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
         if replace:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,14 +57,14 @@ def run_grid(
     if workers < 1 or (workers > 1 and workers * threads > cores):
         raise UsageError(f"--workers = {workers} with training.threads = {threads} is not valid on {cores} cores (valid: 1 to {max(cores // threads, 1)})")
     files = [out / "cells" / name[:2] / name / "result.json" for name in hashes]
-    missing = [k for k, file in enumerate(files) if not file.exists()]
+    missing = [k for k, file in enumerate(files) if not file.exists() and hashes.index(hashes[k]) == k]  # two labels may mean one cell
     say(f"{len(cells)} cells, {len(cells) - len(missing)} finished, {len(missing)} to run with {workers} worker(s)")
     _note_other_source(say, cells, files)
     failures: dict[int, str] = {}
     if missing and not dry_run:
         writable(out)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "experiment.yaml").write_text(experiment.path.read_text())
+        (out / "experiment.yaml").write_text(experiment.text)
         _run_missing(experiment, missing, out, data_root, workers, failures, say)
     results = [json.loads(file.read_text()) if file.exists() else None for file in files]
     return [Outcome(p.label, p.seed, r, failures.get(k)) for k, (p, r) in enumerate(zip(experiment.cells, results, strict=True))]
@@ -81,7 +82,7 @@ def _note_other_source(say: Callable[[str], None], cells: list[Cell], files: lis
 def _run_missing(
     experiment: Experiment, missing: list[int], out: Path, data_root: str | None, workers: int, failures: dict[int, str], say: Callable[[str], None]
 ) -> None:
-    pool = [_Worker() for _ in range(min(workers, len(missing)))]
+    pool = [_Worker(out / "workers.log") for _ in range(min(workers, len(missing)))]
     free: SimpleQueue[_Worker] = SimpleQueue()
     for w in pool:
         free.put(w)
@@ -120,25 +121,28 @@ def _run_missing(
 class _Worker:
     """A process that runs one cell after another. One that dies costs the cell it was on, and is started anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path) -> None:
+        self._log = log
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, task: dict[str, Any]) -> str | None:
         """Why the cell failed, or None."""
         if self._process is None or self._process.poll() is not None:
             self.stop()
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-            )
-        assert self._process.stdin is not None and self._process.stdout is not None
+            with self._log.open("a") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+                )
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps(task) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        except OSError:
+            process.stdin.write(json.dumps(task) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except (OSError, ValueError):  # it died, or was stopped
             answer = ""
         if not answer:
-            return f"the process ended with code {self._process.wait()}"
+            return f"the process ended with code {process.wait()}"
         failure = json.loads(answer)["failure"]
         return None if failure is None else str(failure)
 
@@ -177,6 +181,7 @@ def _failure(task: dict[str, Any]) -> str | None:
         run_cell(resolve(task["raw"], task["data_root"]), Options(Path(task["out"])))
     except Interrupted:
         sys.exit(75)
-    except Exception as error:  # a cell that raises costs itself alone
+    except Exception as error:  # a cell that raises costs itself alone; the whole story is in workers.log
+        traceback.print_exc()
         return f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, UsageError) else str(error)
     return None

@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data.source import load_source
 from ..settings import Configurable
+from .assembly import device_of
 from .spec import Cell
 
 SCHEMA = 1
 ENGINE_ROOMS = ("data", "models", "training")
+ENGINE_FILES = ("experiment/assembly.py",)
 NOT_ENGINE = ("__main__.py", "cli.py", "templates.py")
 
 
@@ -36,8 +35,6 @@ def cell_hash(cell: Cell) -> str:
     scenario["dataset"] = data[cell.scenario.dataset]  # its content, wherever it lies and whatever it is called
     schedule = _hashed_settings(cell.schedule, spec["training"]["schedule"])
     protocol = {**spec["protocol"], "tuning_dataset": data.get(cell.scenario.split.tuning_dataset or "")}
-    if protocol["split"] == "none":
-        protocol = {"split": "none"}
     components: list[Any] = [cell.scenario, cell.model, cell.schedule, *cell.parts]
     content = {
         "schema": SCHEMA,
@@ -49,8 +46,8 @@ def cell_hash(cell: Cell) -> str:
         "protocol": protocol,
         "phase": spec["phase"],
         "seed": spec["seed"],
-        "device": spec["device"],
-        "revisions": {plain_name(c.name): c.revision for c in components},
+        "device": device_of(spec["device"]).type,
+        "revisions": [[plain_name(c.name), c.revision] for c in components],
         "files": {name: digest for name, digest in source_digests(cell).items() if ".py:" in name},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
@@ -68,18 +65,31 @@ def source_digests(cell: Cell) -> dict[str, str]:
     """
     digests = {"clsuite": _engine_digest()}
     for component in (cell.scenario, cell.model, cell.schedule, *cell.parts):
-        module = sys.modules[type(component).__module__]
-        if module.__name__.startswith("clsuite.") or getattr(module, "__file__", None) is None:
-            continue
-        key = plain_name(component.name) if ".py:" in component.name else module.__name__  # type: ignore[attr-defined]
-        digests[key] = hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+        for base in type(component).__mro__:  # a method may inherit most of its rule from another file
+            module = sys.modules[base.__module__]
+            package, file = module.__name__.rpartition(".")[0], getattr(module, "__file__", None)
+            if file is None or module.__name__.partition(".")[0] in ("builtins", "clsuite", "typing", "abc"):
+                continue
+            if package:
+                digests[package] = _folder_digest(Path(file).parent)
+            else:
+                name = component.name  # type: ignore[attr-defined]
+                digests[plain_name(name) if ".py:" in name else module.__name__] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return digests
+
+
+@functools.cache
+def _folder_digest(folder: Path) -> str:
+    h = hashlib.sha256()
+    for file in sorted(folder.glob("*.py")):
+        h.update(file.name.encode() + file.read_bytes())
+    return h.hexdigest()
 
 
 @functools.cache
 def _engine_digest() -> str:
     package = Path(__file__).resolve().parent.parent
-    rooms = [*package.glob("*.py"), *(f for room in ENGINE_ROOMS for f in (package / room).rglob("*.py"))]
+    rooms = [*package.glob("*.py"), *(f for room in ENGINE_ROOMS for f in (package / room).rglob("*.py")), *(package / name for name in ENGINE_FILES)]
     h = hashlib.sha256()
     for file in sorted(f for f in rooms if f.name not in NOT_ENGINE):
         h.update(f"{file.relative_to(package)}".encode() + file.read_bytes())
@@ -90,26 +100,3 @@ def plain_name(name: str) -> str:
     """`./somewhere/mine.py:Method` as `mine.py:Method`: where a plug-in lies is not part of what it is."""
     path, colon, attribute = name.rpartition(":")
     return f"{Path(path).name}:{attribute}" if colon and path.endswith(".py") else name
-
-
-def platform_of(device: torch.device, threads: int) -> dict[str, Any]:
-    """What bit-for-bit equality depends on besides the cell: versions, machine type, device type, threads."""
-    import numpy
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": threads,
-    }
-
-
-def _processor() -> str:
-    try:
-        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        return names[0] if names else platform.processor()
-    except OSError:
-        return platform.processor()

@@ -124,10 +124,12 @@ def _data_defaults(scenario: Scenario) -> dict[str, Any]:
     return load_source(scenario.dataset, scenario.data_root).defaults
 
 
-def _schedule(values: Any) -> Schedule:
-    values = {"name": values} if isinstance(values, str) else dict(values)
+def _schedule(values: dict[str, Any]) -> Schedule:
+    values = dict(values)
     name = values.pop("name", "constant")
-    found = registry.load("schedules", name)
+    found = registry.load("schedules", name) if isinstance(name, str) else None
+    if not (isinstance(found, type) and issubclass(found, Schedule)):
+        raise UsageError(f"training.schedule.name = {name!r} is not a schedule (valid: {', '.join(registry.catalogue('schedules'))})")
     schedule = found(**found.validated(values, "training.schedule"))
     schedule.name = name
     return schedule
@@ -157,6 +159,8 @@ def expand(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         modifiers = [dict(m) for m in alias.get("modifiers", [])] + modifiers
     for modifier in modifiers:
         name = modifier.get("name")
+        if not isinstance(name, str):
+            raise UsageError(f"strategy.modifiers has an entry whose name is no text: {modifier!r}")
         if name in registry.aliases():
             raise UsageError(f"strategy '{name}' is a combination and can only stand first (it stands for {describe_alias(str(name))})")
         given = values.get(str(name))
@@ -206,12 +210,11 @@ def _share_memory_size(parts: list[Part], defaults: dict[str, Any]) -> None:
         if len(given) > 1:
             shown = " and ".join(f"{p.name}.{name} = {v}" for v, p in given.items())
             raise UsageError(f"strategy parts share one memory, but {shown} differ; give it once")
-        for part in remembering[:1]:
-            if getattr(part, name, None) is None:
-                setattr(part, name, next(iter(given), default))
-        for part in remembering[1:]:
-            if name in part.declared():
-                setattr(part, name, None)
+        declaring = [p for p in remembering if name in p.declared()]
+        for part in remembering:
+            setattr(part, name, None)
+        for part in (declaring or remembering)[:1]:
+            setattr(part, name, next(iter(given), default))
 
 
 def check_pairing(cell: Cell, stream: Any, network: Any, pretrained: bool) -> None:
@@ -231,6 +234,13 @@ def check_pairing(cell: Cell, stream: Any, network: Any, pretrained: bool) -> No
         "pretrained": f"model '{cell.model.name}' has no pretrained weights (give model.weights)",
         "incremental": f"strategy '{base.name}' does not train step by step on the current experience",
     }
+    if not stream.has_borders:
+        for name, value, setting in (
+            ("experience", cell.training.logit_mask, "training.logit_mask"),
+            ("experience_balanced", next((getattr(p, "buffer", None) for p in cell.parts if getattr(p, "buffer", None)), None), "strategy.buffer"),
+        ):
+            if value == name:
+                raise UsageError(f"{setting} = '{value}' needs task borders, but scenario '{stream.scenario}' has none here")
     for part in cell.parts:
         for need in sorted(set(part.needs) - offered):
             reason = reasons.get(need, f"strategy '{base.name}' does not offer '{need}'")

@@ -62,7 +62,7 @@ def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[
             lines.append(f"failed: {o.label}, seed {o.seed}: {o.failure or 'not finished'}")
         elif o.result["status"] != "ok":
             lines.append(f"{o.result['status']}: {o.label}, seed {o.seed}: {o.result['reason']}")
-    return f"{experiment.path.stem}: mean ± half of the 95 % t-interval over n seeds", heads, rows, lines
+    return f"{experiment.path.stem}: mean ± half of the 95 % interval over n seeds", heads, rows, lines
 
 
 def _command(file: Path, items: list[str]) -> str:
@@ -85,4 +85,4 @@ def _text(value: Estimate) -> str:
     if not value.n:
         return "-"
     digits = 4 if abs(value.mean) < 10 else 1
-    return f"{value.mean:.{digits}f}" + ("" if math.isnan(value.low) else f" ± {value.mean - value.low:.{digits}f}")
+    return f"{value.mean:.{digits}f}" + ("" if math.isnan(value.low) else f" ± {(value.high - value.low) / 2:.{digits}f}")

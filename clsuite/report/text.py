@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table, box
+
+from ..experiment.folder import plain
 
 METRICS = {
     "final_accuracy": ("higher", "accuracy on everything learned, after the last experience"),
@@ -47,19 +48,7 @@ def console() -> Console:
 
 def emit(document: Any) -> None:
     """One JSON document on standard output; values JSON has no word for become null or text."""
-    print(json.dumps(_plain(document)), flush=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+    print(json.dumps(plain(document)), flush=True)
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> Table:

@@ -45,7 +45,8 @@ class Loop:
         self.run, self.checkpoints = run, checkpoints
         self.evaluator = Evaluator(run)
         self.losses = Losses()
-        self._report = report or (lambda record: None)
+        self._listener = report or (lambda record: None)
+        self.reported = 0
         self._on_step = on_step or (lambda run: None)
         sets = len(run.stream.evaluation_sets)
         shape = (len(run.stream), sets)
@@ -56,6 +57,10 @@ class Loop:
         self.seconds = {"training": 0.0, "deployment": 0.0, "evaluation": 0.0}
         self.exact = True
         self._checked = False
+
+    def _report(self, record: dict[str, Any]) -> None:
+        self.reported += 1
+        self._listener(record)
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -159,19 +164,22 @@ class Loop:
         started = time.monotonic()
         for part in self.run.parts:
             getattr(part, hook)(*arguments)
+        self.run.check_own_losses()
         self.seconds["training"] += time.monotonic() - started
 
     def _evaluate(self) -> None:
         run = self.run
         i, last = run.experience, run.experience == len(run.stream) - 1
         sets = self.evaluator.sets_after(i)
-        if not sets:
+        if not sets or not run.plan_of(i).measured:
             return
         started = time.monotonic()
         run.cost = run.costs["deployment"]
         random_state = torch.get_rng_state()  # what is drawn to deploy a model leaves training as it would have been
+        device_state = torch.cuda.get_rng_state_all() if run.device.type == "cuda" else []
         for part in run.parts:
             part.before_evaluation()
+        run.check_own_losses()
         self.seconds["deployment"] += time.monotonic() - started
         self.R[i, sets], self.masked[i, sets] = self._measure(sets)
         if last:
@@ -182,6 +190,8 @@ class Loop:
         for part in reversed(run.parts):
             part.after_evaluation()
         torch.set_rng_state(random_state)
+        if device_state:
+            torch.cuda.set_rng_state_all(device_state)
         run.cost = run.costs["training"]
         self.seconds["deployment"] += time.monotonic() - started
         row = [None if math.isnan(v) else v for v in self.R[i].tolist()]
@@ -223,6 +233,7 @@ class Loop:
             "rows": [self.R, self.masked, self.initial, self.initial_masked, self.bins],
             "probes": self.probes,
             "exact": self.exact,
+            "reported": self.reported,
             "python": random.getstate(),
             "numpy": np.random.get_state(legacy=False),
             "torch": torch.get_rng_state(),
@@ -278,7 +289,8 @@ class Loop:
         torch.set_rng_state(own["torch"].cpu())
         if own["cuda"]:
             torch.cuda.set_rng_state_all([s.cpu() for s in own["cuda"]])
-        self._report({"event": "resumed", "experience": run.experience, "step": run.step})
+        self.reported = own["reported"]
+        self._report({"event": "resumed", "experience": run.experience, "step": run.step, "line": self.reported})
         return True
 
     # -- results ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Batch
-from ..errors import Interrupted
+from ..errors import Diverged, Interrupted
 from ..memory import Memory
 from ..models.base import Network
 from ..plan import Plan
@@ -26,6 +26,9 @@ from .images import ImageWorkload
 from .optimizers import build
 from .progress import Cost, Progress
 from .settings import Training
+
+OWN_LOSSES = 100
+"""Losses of parts' own loops that are looked at together; the device is not waited for in between."""
 
 
 class Run:
@@ -61,6 +64,7 @@ class Run:
         self.optimizer: torch.optim.Optimizer | None = None
         self._pending_backward = 0
         self._planned = (-1, 0, False)
+        self._own_losses: list[Tensor] = []
         self.parameter_ids = {id(p) for p in model.parameters()}
         self._initial = {name: t.detach().clone() for name, t in model.state_dict().items()}
         if "memory" in set().union(*(p.needs for p in parts)):
@@ -135,10 +139,14 @@ class Run:
 
     def fill_memories(self, batch: Batch) -> None:
         """Offer the current samples of a step to the memory; columns come from the batch, logits from its forward pass."""
+        origin = batch.experience.numpy()
+        new = np.flatnonzero(origin == self.experience)  # joint training sees old samples again; the memory was offered them before
         for memory in self.memories.values():
             columns = {name: self._column(name, batch) for name in memory.columns}
-            ids = batch.ids.numpy()
-            memory.add(ids, self.stream.labels_of(ids), batch.experience.numpy(), columns)
+            if len(new) < len(origin):
+                columns = {name: values[torch.from_numpy(new).to(values.device)] for name, values in columns.items()}
+            ids = batch.ids.numpy()[new]
+            memory.add(ids, self.stream.labels_of(ids), origin[new], columns)
 
     def _column(self, name: str, batch: Batch) -> Tensor:
         if name in batch.columns:
@@ -200,12 +208,22 @@ class Run:
             self._set_rates()
         target.step()
         self.cost.gradient_steps += 1
+        if own:
+            self._own_losses.append(loss.detach())
+            if len(self._own_losses) >= OWN_LOSSES:
+                self.check_own_losses()
         self.workload.begin_step()
         if not own:
             self.progress.step += 1
             self.progress.experience_step += 1
             for hook in self._hooks["after_step"]:
                 hook()
+
+    def check_own_losses(self) -> None:
+        """Raise `Diverged` when a loss in a part's own loop was not finite."""
+        losses, self._own_losses = self._own_losses, []
+        if losses and not bool(torch.isfinite(torch.stack(losses)).all()):
+            raise Diverged(f"a loss in a loop of a part's own became non-finite in experience {self.experience}")
 
     def gradients(self, batch: Batch) -> list[Tensor | None]:
         """Gradients of the loss by parameter (None where it does not depend on one), without side effects; counted."""

@@ -18,7 +18,7 @@ class Training(Configurable):
     momentum: float = setting(0.0, ge=0, lt=1, help="of sgd")
     weight_decay: float = setting(0.0, ge=0, search=[0.0, 1e-4, 5e-4, 1e-3])
     clip_norm: float | None = setting(None, gt=0, help="largest norm of the whole gradient")
-    schedule: dict[str, Any] = setting({"name": "constant"}, help="learning-rate schedule: {name: cosine, warmup: 100}")
+    schedule: str | dict[str, Any] = setting({"name": "constant"}, help="learning-rate schedule: a name, or {name: cosine, warmup: 100}")
     border_optimizer: Literal["auto", "keep", "reset"] = setting(
         "auto", help="optimizer state at a border; auto: reset, but keep on recurring and borderless streams"
     )
@@ -43,6 +43,8 @@ class Training(Configurable):
     def resolved(cls, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         """All values, with nulls taken from the data set's defaults; raises `UsageError`."""
         result = cls.validated(values, "training")
+        if isinstance(result["schedule"], str):
+            result["schedule"] = {"name": result["schedule"]}
         for name in ("epochs", "batch_size", "learning_rate"):
             if result[name] is None:
                 result[name] = defaults[name]
