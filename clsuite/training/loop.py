@@ -181,11 +181,7 @@ class Loop:
             part.before_evaluation()
         run.check_own_losses()
         self.seconds["deployment"] += time.monotonic() - started
-        self.R[i, sets], self.masked[i, sets] = self._measure(sets)
-        if last:
-            seen = [j for j in sets if self.evaluator.learned_in[j] <= i]
-            _, _, bins = self.evaluator.measure(seen, bins=True)
-            self.bins = bins if bins is not None else self.bins
+        self.R[i, sets], self.masked[i, sets] = self._measure(sets, bins=last)
         started = time.monotonic()
         for part in reversed(run.parts):
             part.after_evaluation()
@@ -197,9 +193,10 @@ class Loop:
         row = [None if math.isnan(v) else v for v in self.R[i].tolist()]
         self._report({"event": "experience", "experience": i, "step": run.step, "accuracy": row})
 
-    def _measure(self, sets: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _measure(self, sets: list[int], bins: bool = False) -> tuple[np.ndarray, np.ndarray]:
         started = time.monotonic()
-        accuracy, masked, _ = self.evaluator.measure(sets)
+        accuracy, masked, sums = self.evaluator.measure(sets, bins)  # at the end every set has been learned: all enter the calibration
+        self.bins = self.bins if sums is None else sums
         self.seconds["evaluation"] += time.monotonic() - started
         return accuracy, np.full(len(sets), np.nan) if masked is None else masked
 
