@@ -175,6 +175,7 @@ def test_both_buffers_divide_their_capacity_alike(avalanche, capacity):
 
 @pytest.mark.data
 @pytest.mark.skipif("CLSUITE_DATA" not in os.environ, reason="needs MNIST: the 360 test digits are too few to tell one point apart; set CLSUITE_DATA")
+@pytest.mark.timeout(1200)
 def test_final_accuracy_agrees_within_one_point(avalanche):
     differences = []
     for seed in range(5):

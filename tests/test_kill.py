@@ -59,7 +59,7 @@ def stopped(tmp_path_factory) -> Path:
     wait_for_checkpoints(process, folder, 40)
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (75, ""), err
     assert time.monotonic() - asked < 30
     assert "run the same command to go on" in err.splitlines()[-1]
@@ -114,7 +114,7 @@ def _small_files_only() -> None:
 
 def test_a_full_disk_is_one_line(tmp_path):
     process = start(tmp_path, preexec_fn=_small_files_only)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert (process.returncode, out) == (2, ""), err
     assert len(err.splitlines()) == 1 and "checkpoint" in err and "runs" in err
     assert not list(tmp_path.iterdir())
@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     process = start(tmp_path, out="file/below")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert (process.returncode, out) == (2, ""), err
     assert len(err.splitlines()) == 1 and "file/below" in err
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
