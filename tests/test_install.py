@@ -73,7 +73,7 @@ def test_a_new_strategy_runs_and_passes_its_test(tmp_path):
     ran = clsuite(tmp_path, "run", *FAST, "strategy=./mine.py:Mine", "--json")
     result = json.loads(ran.stdout)
     assert ran.returncode == 0 and result["strategy"] == "./mine.py:Mine"
-    assert "mine.py" in result["environment"]["source"]  # editing the file makes it another cell
+    assert "mine.py:Mine" in result["environment"]["source"]  # editing the file makes it another cell
     tested = python(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py", "shared")
     assert tested.returncode == 0 and "4 passed" in tested.stdout, tested.stdout + tested.stderr
 
