@@ -23,7 +23,7 @@ from ..training.checkpoint import Checkpoints, writable
 from ..training.loop import Loop
 from ..training.run import Run
 from .assembly import device_of, make_run
-from .folder import Log, publish, stored, unmake, writing
+from .folder import Log, cell_folder, publish, stored, unmake, writing
 from .identity import SCHEMA, cell_hash, source_digests
 from .machine import forget_peak_memory, peak_memory_mb, platform_of
 from .results import ResultWarning
@@ -55,7 +55,7 @@ def run_cell(cell: Cell, options: Options | None = None) -> dict[str, Any]:
 def _run(cell: Cell, options: Options) -> dict[str, Any]:
     name = cell_hash(cell)
     digests = source_digests(cell)
-    folder = None if options.out is None else options.out / "cells" / name[:2] / name
+    folder = None if options.out is None else cell_folder(options.out, name)
     finished = stored(folder, digests, options.rerun)
     if finished is not None:
         return finished

@@ -18,6 +18,11 @@ from ..training.checkpoint import sync_folder
 from .results import ResultWarning
 
 
+def cell_folder(out: Path, name: str) -> Path:
+    """Where the cell with a given hash lies below an `out` folder."""
+    return out / "cells" / name[:2] / name
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     try:

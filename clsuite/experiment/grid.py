@@ -23,6 +23,7 @@ from typing import Any
 from ..errors import Interrupted, UsageError
 from ..training.checkpoint import writable
 from .file import Experiment, resolved
+from .folder import cell_folder
 from .identity import cell_hash, source_digests
 from .spec import Cell
 
@@ -56,7 +57,7 @@ def run_grid(
     workers = max(cores // threads, 1) if workers is None else workers
     if workers < 1 or (workers > 1 and workers * threads > cores):
         raise UsageError(f"--workers = {workers} with training.threads = {threads} is not valid on {cores} cores (valid: 1 to {max(cores // threads, 1)})")
-    files = [out / "cells" / name[:2] / name / "result.json" for name in hashes]
+    files = [cell_folder(out, name) / "result.json" for name in hashes]
     missing = [k for k, file in enumerate(files) if not file.exists() and hashes.index(hashes[k]) == k]  # two labels may mean one cell
     say(f"{len(cells)} cells, {len(cells) - len(missing)} finished, {len(missing)} to run with {workers} worker(s)")
     _note_other_source(say, cells, files)

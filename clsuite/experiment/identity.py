@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def _weights_digest(cell: Cell) -> str | None:
 
 
 def source_digests(cell: Cell) -> dict[str, str]:
-    """SHA-256 of the source that makes the numbers: the engine, and the module of every component used, by name.
+    """SHA-256 of the source that makes the numbers: the engine, and the package of every class a component is made of.
 
     A plug-in file goes by `file.py:Class`, wherever it lies.
     """
@@ -78,22 +79,23 @@ def source_digests(cell: Cell) -> dict[str, str]:
     return digests
 
 
+def _digest(files: Iterable[Path], base: Path) -> str:
+    h = hashlib.sha256()
+    for file in sorted(files):
+        h.update(f"{file.relative_to(base)}".encode() + file.read_bytes())
+    return h.hexdigest()
+
+
 @functools.cache
 def _folder_digest(folder: Path) -> str:
-    h = hashlib.sha256()
-    for file in sorted(folder.glob("*.py")):
-        h.update(file.name.encode() + file.read_bytes())
-    return h.hexdigest()
+    return _digest(folder.glob("*.py"), folder)
 
 
 @functools.cache
 def _engine_digest() -> str:
     package = Path(__file__).resolve().parent.parent
     rooms = [*package.glob("*.py"), *(f for room in ENGINE_ROOMS for f in (package / room).rglob("*.py")), *(package / name for name in ENGINE_FILES)]
-    h = hashlib.sha256()
-    for file in sorted(f for f in rooms if f.name not in NOT_ENGINE):
-        h.update(f"{file.relative_to(package)}".encode() + file.read_bytes())
-    return h.hexdigest()
+    return _digest((f for f in rooms if f.name not in NOT_ENGINE), package)
 
 
 def plain_name(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import Interrupted, UsageError
 from ..experiment.cell import Options, run_cell
+from ..experiment.folder import cell_folder
 from ..experiment.overrides import parse_overrides
 from ..experiment.spec import COMPONENTS, resolve
 from .faults import summary
@@ -36,7 +37,7 @@ def run_command(items: list[str], as_json: bool, out: Path, data_root: str | Non
         emit(result)
     else:
         name = result["cell"]
-        show_run(result, out / "cells" / name[:2] / name, command(items, out, data_root), stored=not progress.started)
+        show_run(result, cell_folder(out, name), command(items, out, data_root), stored=not progress.started)
     if result["status"] != "ok":
         print(f"clsuite: the cell ended with status '{result['status']}': {result['reason']}", file=sys.stderr)
         return 1

@@ -103,7 +103,7 @@ class Run:
     def plan_of(self, i: int) -> Plan:
         """What experience i trains on, after all parts had their say."""
         experience = self.stream.experiences[i]
-        plan = Plan(experience, (experience,), int(self.training.epochs or 1), int(self.training.batch_size or 1))
+        plan = Plan(experience, (experience,), int(self.training.epochs or 1), self.batch_size)
         for part in self.parts:
             plan = part.plan(plan)
         return plan
