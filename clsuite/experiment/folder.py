@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -9,7 +10,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +89,43 @@ def stored(folder: Path | None, digests: dict[str, str], rerun: bool) -> dict[st
     return result
 
 
-def publish(folder: Path, result: dict[str, Any], replace: bool) -> None:
-    """Make the result visible at once and whole; the first publication wins, a second is dropped."""
-    temporary = folder / f".result-{uuid.uuid4().hex}"
+def put(path: Path, data: bytes, replace: bool) -> bool:
+    """Make a file visible at once, whole and durable; without `replace` the first wins. Whether this one was taken."""
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}")
     try:
-        with temporary.open("w") as file:
-            json.dump(plain(result), file, allow_nan=False)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if replace:
-            os.replace(temporary, folder / "result.json")
+            os.replace(temporary, path)
         else:
-            with suppress(FileExistsError):
-                os.link(temporary, folder / "result.json")
-            temporary.unlink()
-        sync_folder(folder)
-    except OSError as error:
+            os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+@contextmanager
+def locked(handle: int) -> Iterator[None]:
+    """Alone with an open file or folder, for milliseconds; where the file system has no locks, without. A lock ends with its process."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do: a child forked meanwhile has the same open file
+
+
+def publish(folder: Path, result: dict[str, Any], replace: bool) -> None:
+    """Make the result visible at once and whole; the first publication wins, a second is dropped."""
+    try:
+        put(folder / "result.json", json.dumps(plain(result), allow_nan=False).encode(), replace)
+    except OSError as error:
         raise UsageError(f"--out: the result of cell {result['cell']} could not be written to '{folder}': {error.strerror or error}") from error
