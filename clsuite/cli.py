@@ -73,6 +73,7 @@ def grid(
     data_root: DataRoot = None,
     workers: Annotated[Optional[int], typer.Option("--workers", min=1, help="cells at once (default: as many as the cores carry)")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run; write nothing")] = False,
+    rerun: Annotated[Optional[str], typer.Option("--rerun", metavar="failed", help="run the cells that failed once more")] = None,  # noqa: UP045
     table: Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help="also write the table as Markdown")] = None,  # noqa: UP045
 ) -> int:
     """Run the cells of an experiment file that are not finished, and show what it shows."""
@@ -81,9 +82,11 @@ def grid(
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, leave)
+    if rerun not in (None, "failed"):
+        raise UsageError(f"--rerun = '{rerun}' is not valid: expected failed")
     from .report.experiment import grid_command
 
-    return grid_command(file, items or [], out, data_root, workers, dry_run, table)
+    return grid_command(file, items or [], out, data_root, workers, dry_run, table, rerun is not None)
 
 
 @app.command("list")

@@ -15,7 +15,8 @@ import pytest
 
 from clsuite.errors import UsageError
 from clsuite.experiment.file import Claim, read
-from clsuite.experiment.grid import Outcome, run_grid
+from clsuite.experiment.grid import Outcome
+from clsuite.experiment.phases import run_grid
 from clsuite.experiment.statistics import estimate, judge
 from clsuite.training.metrics import derived
 
@@ -23,6 +24,7 @@ SMALL = """\
 scenario: {name: class_incremental, dataset: digits, experiences: 2}
 model: {name: mlp, hidden: [8]}
 training: {epochs: 1}
+protocol: fixed
 strategies: [naive, {name: replay, buffer_size: 20}]
 seeds: 2
 expect:
@@ -48,7 +50,7 @@ class Dies(Strategy):
 
 WRONG = {
     "unknown key": ("scenarios: {}\n" + SMALL, "unknown key 'scenarios'; did you mean 'scenario'"),
-    "duplicate key": (SMALL + "seeds: 3\n", "line 8: key 'seeds' is given twice"),
+    "duplicate key": (SMALL + "seeds: 3\n", "line 9: key 'seeds' is given twice"),
     "alias": (SMALL.replace("{epochs: 1}", "&a {epochs: 1}") + "evaluation: *a\n", "aliases"),
     "tag that runs code": (SMALL + "device: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
     "empty list": (SMALL.replace("[naive, {name: replay, buffer_size: 20}]", "[]"), "strategies is empty"),
@@ -60,7 +62,7 @@ WRONG = {
     "claim in no form": (SMALL.replace("replay - naive > 0.0", "replay beats naive"), "is not of the form"),
     "claim on no metric": (SMALL.replace("- replay - naive > 0.0", "- {compare: replay - naive > 0.0, metric: acuracy}"), "unknown metric 'acuracy'"),
     "seeds given twice": (SMALL.replace("seeds: 2", "seeds: [1, 1]"), "seeds = [1, 1] is not valid"),
-    "another protocol": (SMALL + "protocol: {name: two-fase}\n", "protocol = 'two-fase'"),
+    "another protocol": (SMALL.replace("fixed", "two-fase"), "did you mean 'two-phase'"),
     "a list instead of a mapping": ("- naive\n", "expected a mapping"),
 }
 
@@ -111,7 +113,9 @@ def test_a_grid_runs_only_what_is_missing_and_a_bad_cell_costs_itself_alone(tmp_
     assert len(stamps) == 2
     lines: list[str] = []
     run_grid(experiment, tmp_path / "out", workers=1, notify=lines.append)
-    assert lines[0].startswith("4 cells, 2 finished, 2 to run")
+    assert lines[0].startswith("evaluation: 4 cells, 2 finished, 2 failed before (--rerun failed tries them again), 0 to run")
+    run_grid(experiment, tmp_path / "out", workers=1, notify=lines.append, rerun_failed=True)
+    assert lines[1].startswith("evaluation: 4 cells, 2 finished, 2 to run")
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 

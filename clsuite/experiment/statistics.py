@@ -57,7 +57,7 @@ def by_label(outcomes: list[Outcome], metric: str) -> dict[str, dict[int, float]
     found: dict[str, dict[int, float]] = {}
     for o in outcomes:
         values = found.setdefault(o.label, {})
-        if o.result is not None and o.result["status"] == "ok":
+        if o.phase == "evaluation" and o.result is not None and o.result["status"] == "ok":
             value = derived(metric, o.result) if metric in DERIVED else o.result["metrics"].get(metric)
             if value is not None:
                 values[o.seed] = float(value)

@@ -7,24 +7,35 @@ import shlex
 import sys
 from pathlib import Path
 
+from scipy import stats
+
 from ..experiment.file import Experiment, read
-from ..experiment.grid import Outcome, run_grid
+from ..experiment.grid import Outcome
+from ..experiment.phases import Chosen, chosen, run_grid
 from ..experiment.statistics import Estimate, by_label, estimate, judge
 from .text import console, table
 
+SECONDS = ("seconds", "deployment_seconds", "evaluation_seconds")
 LOWER = ("forgetting", "calibration_error", "mean_steps_to_90")
 
 
 def grid_command(
-    file: Path, items: list[str], out: Path | None, data_root: str | None, workers: int | None, dry_run: bool, markdown: Path | None = None
+    file: Path,
+    items: list[str],
+    out: Path | None,
+    data_root: str | None,
+    workers: int | None,
+    dry_run: bool,
+    markdown: Path | None = None,
+    rerun_failed: bool = False,
 ) -> int:
     """Run an experiment; the exit code (1 when a cell failed)."""
     experiment = read(file, items)
     folder = out or Path("runs") / file.stem
-    outcomes = run_grid(experiment, folder, data_root, workers, lambda line: print(line, file=sys.stderr, flush=True), dry_run)
+    outcomes = run_grid(experiment, folder, data_root, workers, _say, dry_run, rerun_failed)
     if dry_run:
-        for outcome in outcomes:
-            print(f"{'finished' if outcome.result else 'to run  '}  {outcome.label}, seed {outcome.seed}")
+        for line in _planned(experiment, outcomes):
+            print(line)
         return 0
     title, heads, rows, lines = summary(experiment, outcomes)
     shown = console()
@@ -38,31 +49,73 @@ def grid_command(
         text = [f"# {file.stem}", "", about, "", f"`{_command(file, items)}`; {_made_with(outcomes)}", "", f"{title.partition(': ')[2].capitalize()}.", ""]
         text += [*("| " + " | ".join(row) + " |" for row in grid), "", *(f"- {line}" for line in lines), ""]
         markdown.write_text("\n".join(text))
-    return 1 if any(o.result is None or o.result["status"] != "ok" for o in outcomes) else 0
+    return 1 if any(not o.ok for o in outcomes if o.phase == "evaluation") else 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _planned(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
+    """What a dry run shows: every cell that is known, and what is left to be decided by the tuning."""
+    lines = [f"protocol {experiment.protocol}"]
+    for o in outcomes:
+        trial = "" if o.trial is None else f", trial {o.trial}"
+        known = experiment.protocol == "fixed" or o.phase == "tuning" or o.status != "missing"
+        state = "finished" if o.ok else o.status if o.status != "missing" else "to run" if known else "to be tuned"
+        lines.append(f"{state:12}{o.phase:12}{o.label}{trial}, seed {o.seed}")
+    if experiment.protocol != "fixed":
+        t = experiment.tuning
+        trials, more = (f"up to {len(experiment.labels)} x {n}" for n in (t.trials, min(t.finalists, t.trials)))
+        further = f"{more} finalists x {t.finalist_seeds} seeds"
+        lines.append(f"tuning: {trials} trials x {t.tuning_seeds} seeds, {further}; evaluation: {len(experiment.labels)} x {len(experiment.seeds)} seeds")
+    done = [sum(o.result["cost"][k] for k in SECONDS) for o in outcomes if o.result is not None]
+    missing = sum(o.status == "missing" for o in outcomes)
+    mean = sum(done) / len(done) if done else math.nan
+    estimate_text = f"about {mean * missing / 60:.1f} minutes of one worker, at {mean:.1f} s a cell" if done else "no cell is finished yet to estimate from"
+    return [*lines, f"{missing} cells to run: {estimate_text}"]
 
 
 def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[str], list[list[str]], list[str]]:
     """Title, heads and rows of an experiment's table, best first, and lines of verdicts and failures."""
-    estimates = {metric: {label: estimate(list(values.values())) for label, values in by_label(outcomes, metric).items()} for metric in experiment.columns}
+    final = [o for o in outcomes if o.phase == "evaluation"]
+    estimates = {metric: {label: estimate(list(values.values())) for label, values in by_label(final, metric).items()} for metric in experiment.columns}
     shown = [metric for metric in experiment.columns if any(e.n for e in estimates[metric].values())]
+    tuned = chosen(experiment, outcomes)
     rows = []
     for label in sorted(experiment.labels, key=lambda name: -_sortable(estimates[experiment.columns[0]][name])):
-        done = [o.result for o in outcomes if o.label == label and o.result is not None]
+        done = [o.result for o in final if o.label == label and o.result is not None]
         passes = [r["cost"]["backward_passes"] + r["cost"]["deployment"]["backward_passes"] for r in done]
         cost = f"{sum(passes) / len(passes):,.0f}" if passes else "-"
-        rows.append([label, *(_text(estimates[metric][label]) for metric in shown), cost, str(estimates[experiment.columns[0]][label].n)])
-    heads = ["strategy", *(m.replace("_", " ") + (" (lower is better)" if m in LOWER else "") for m in shown), "backward passes", "n"]
-    lines = []
+        tuning = [f"{tuned[label].score:.4f} ({tuned[label].rank})" if label in tuned else "-"] if experiment.spaces else []
+        rows.append([label, *(_text(estimates[metric][label]) for metric in shown), *tuning, cost, str(estimates[experiment.columns[0]][label].n)])
+    heads = ["strategy", *(m.replace("_", " ") + (" (lower is better)" if m in LOWER else "") for m in shown)]
+    heads += (["score in tuning (rank)"] if experiment.spaces else []) + ["backward passes", "n"]
+    lines = _chosen_lines(experiment, tuned)
     for claim in experiment.claims:
-        verdict = judge(claim, outcomes)
+        verdict = judge(claim, final)
         d = verdict.difference
         lines.append(f"{verdict.verdict}: {claim}: difference {d.mean:.4f} [{d.low:.4f}, {d.high:.4f}], n = {d.n} paired seeds")
     for o in outcomes:
-        if o.result is None:
-            lines.append(f"failed: {o.label}, seed {o.seed}: {o.failure or 'not finished'}")
-        elif o.result["status"] != "ok":
-            lines.append(f"{o.result['status']}: {o.label}, seed {o.seed}: {o.result['reason']}")
-    return f"{experiment.path.stem}: mean ± half of the 95 % interval over n seeds", heads, rows, lines
+        if not o.ok:
+            trial = "" if o.trial is None else f", trial {o.trial}"
+            reason = o.failure or (o.result["reason"] if o.result else "not finished")
+            lines.append(f"{'failed' if o.result is None else o.status}: {o.label}{trial}, seed {o.seed}: {reason}")
+    leaky = " - LEAKY: settings were chosen by the scores that are shown" if experiment.leaky else ""
+    return f"{experiment.path.stem}: mean ± half of the 95 % interval over n seeds{leaky}", heads, rows, lines
+
+
+def _chosen_lines(experiment: Experiment, tuned: dict[str, Chosen]) -> list[str]:
+    """What was chosen for each strategy, and how far the two phases agree on their order."""
+    lines = []
+    for label, choice in tuned.items():
+        values = ", ".join(f"{path}={value}" for path, value in choice.trial.values.items()) or "nothing to search"
+        lines.append(f"chosen for {label}: trial {choice.trial.number} of {choice.trials}: {values}")
+    ranked = {label: c for label, c in tuned.items() if c.evaluation is not None}
+    if len(ranked) > 1:
+        tau = stats.kendalltau([c.score for c in ranked.values()], [c.evaluation for c in ranked.values()]).statistic
+        lines.append(f"order in tuning and in evaluation: Kendall tau {tau:.2f} over {len(ranked)} strategies, on {experiment.tuning.select_on}")
+    return lines
 
 
 def _command(file: Path, items: list[str]) -> str:
@@ -73,7 +126,7 @@ def _made_with(outcomes: list[Outcome]) -> str:
     """Versions and machines behind a table, and the time all its cells took together."""
     results = [o.result for o in outcomes if o.result is not None]
     made = sorted({"Python {python}, torch {torch}, {processor}, {threads} thread(s) a cell".format(**r["environment"]) for r in results})
-    seconds = sum(r["cost"][k] for r in results for k in ("seconds", "deployment_seconds", "evaluation_seconds"))
+    seconds = sum(r["cost"][k] for r in results for k in SECONDS)
     return "; ".join([*made, f"{seconds / 60:.0f} minutes of computing in all"])
 
 
