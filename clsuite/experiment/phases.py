@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..scenario import Phase
+from ..scenario import Phase, Scenario, Split
 from ..stream import Stream
 from ..training.metrics import DERIVED, derived
 from . import selection
@@ -171,18 +171,24 @@ def _with_split(experiment: Experiment, data_root: str | None) -> Experiment:
     """The experiment with the split its phases need: by classes where there are enough of them, else by samples."""
     if "split" in experiment.split:
         return experiment
-    fewest = min(
-        len(e.classes)
-        for label, raw in experiment.strategies.items()
-        for e in resolved(PlannedCell(label, 0, raw), experiment.path, data_root).scenario.stream("evaluation", 0).experiences
-    )
-    split = {**experiment.split, "split": "classes" if fewest >= CLASSES_TO_HALVE else "samples"}
+    cells = [resolved(PlannedCell(label, 0, raw), experiment.path, data_root) for label, raw in _distinct(experiment).values()]
+    split = {**experiment.split, "split": "classes" if all(_halves(cell.scenario) for cell in cells) else "samples"}
     return dataclasses.replace(experiment, split=split, strategies={label: {**raw, "protocol": split} for label, raw in experiment.strategies.items()})
 
 
-def _streams(experiment: Experiment, raw: dict[str, Any], label: str, phase: Phase, data_root: str | None) -> list[Stream]:
-    tuning = experiment.tuning
-    seeds = experiment.seeds if phase == "evaluation" else tuning.first_seeds + tuning.further_seeds
+def _halves(scenario: Scenario) -> bool:
+    """Whether both phases can have half the classes: enough of them in each experience, and they divide evenly."""
+    if min(len(e.classes) for e in scenario.stream("evaluation", 0).experiences) < CLASSES_TO_HALVE:
+        return False
+    halved = type(scenario)(split=Split(**{**scenario.split.settings(), "split": "classes"}), data_root=scenario.data_root, **scenario.settings())
+    try:
+        streams = [halved.stream("tuning", 0), halved.stream("evaluation", 0)]
+    except UsageError:
+        return False
+    return all(len(e.classes) > 1 for stream in streams for e in stream.experiences)
+
+
+def _streams(experiment: Experiment, raw: dict[str, Any], label: str, phase: Phase, seeds: list[int], data_root: str | None) -> list[Stream]:
     scenario = resolved(PlannedCell(label, 0, raw), experiment.path, data_root).scenario
     return [scenario.stream(phase, seed) for seed in seeds]
 
@@ -196,8 +202,8 @@ def _check_data(experiment: Experiment, data_root: str | None) -> None:
     tuning, evaluation = [], []
     for label, raw in _distinct(experiment).values():
         try:
-            tuning += _streams(experiment, raw, label, "tuning", data_root)
-            evaluation += _streams(experiment, raw, label, "evaluation", data_root)
+            tuning += _streams(experiment, raw, label, "tuning", experiment.tuning.first_seeds + experiment.tuning.further_seeds, data_root)
+            evaluation += _streams(experiment, raw, label, "evaluation", experiment.seeds, data_root)
         except UsageError as error:
             raise UsageError(f"{experiment.path}: protocol.split = '{experiment.split['split']}': {error}") from error
     check_disjoint(tuning, evaluation)
@@ -208,8 +214,6 @@ def _fingerprint(experiment: Experiment, data_root: str | None) -> dict[str, str
     phase: Phase = "evaluation" if experiment.leaky else "tuning"
     prints = {}
     for key, (label, raw) in _distinct(experiment).items():
-        tuning = experiment.tuning
-        scenario = resolved(PlannedCell(label, 0, raw), experiment.path, data_root).scenario
-        streams = [scenario.stream(phase, seed) for seed in tuning.first_seeds + tuning.further_seeds]
+        streams = _streams(experiment, raw, label, phase, experiment.tuning.first_seeds + experiment.tuning.further_seeds, data_root)
         prints[key] = hashlib.sha256("".join(s.fingerprint + s.source.identity for s in streams).encode()).hexdigest()
     return {label: prints[json.dumps(raw.get("scenario"), sort_keys=True)] for label, raw in experiment.strategies.items()}

@@ -81,7 +81,7 @@ def searched(
     for name in given:
         if name not in declared:
             raise UsageError(f"{where}: search: {unknown('setting', name, declared)}")
-        if name in fixed:
+        if name in fixed and given[name] is not None:
             raise UsageError(f"{where}.{name} is given both a value and a search range: leave one of them out")
     found = []
     for name, spec in declared.items():
