@@ -149,6 +149,18 @@ def test_the_conventional_protocol_tunes_on_what_it_reports_and_says_so(tmp_path
     assert read(tmp_path / "experiment.yaml").leaky
 
 
+def test_optimism_is_measured_on_the_evaluation_stream_alone(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, FILE.replace("trials: 3", "trials: 3, optimism: true").replace("[naive, {", "[{"))
+    phases = {o.phase for o in outcomes}
+    assert phases == {"tuning", "evaluation", "conventional tuning", "conventional"}
+    for o in outcomes:
+        assert o.result and o.result["spec"]["phase"] == ("tuning" if o.phase == "tuning" else "evaluation")
+    trials = {(o.trial, o.seed): o for o in outcomes if o.phase == "conventional tuning"}
+    for o in outcomes:  # the same trials of the same sampler, on the other stream
+        if o.phase == "tuning" and (other := trials.get((o.trial, o.seed))):
+            assert o.result and other.result and o.result["spec"]["training"] == other.result["spec"]["training"]
+
+
 def test_tpe_gives_the_same_choice_after_an_interruption(tmp_path: Path) -> None:
     text = FILE.replace("trials: 3", "trials: 6, sampler: tpe").replace("[naive, {", "[{")
     whole = run(tmp_path, text)

@@ -52,10 +52,9 @@ def run_grid(
     if experiment.protocol == "fixed":
         again(experiment.cells)
         return grid.run(experiment.cells, "evaluation")
-    tuned = _Tuning(experiment, grid, again)
+    tuned = _Tuning(experiment, grid, again, "tuning", "evaluation" if experiment.leaky else "tuning")
     outcomes = tuned.run(dry_run)
-    chosen = {label: winner(experiment.tuning, trials) for label, trials in tuned.trials.items()} if tuned.finished else {}
-    if chosen and not dry_run:
+    if tuned.finished and not dry_run:
         fingerprint = _fingerprint(experiment, data_root)
         entries = {label: selection.entry(experiment.tuning, experiment.spaces[label], fingerprint[label], trials) for label, trials in tuned.trials.items()}
         selection.check(out, entries)
@@ -63,25 +62,36 @@ def run_grid(
         for label, entry in entries.items():
             if entry["status"] != "complete":
                 say(f"warning: the selection of {label} is {entry['status']}: {'; '.join(entry['not_completed']) or 'every trial failed'}")
-    frozen = [
-        PlannedCell(label, seed, {**with_values(experiment.strategies[label], trial.values), "seed": seed})
+    outcomes += _evaluated(experiment, grid, again, tuned, "evaluation")
+    if experiment.tuning.optimism and experiment.protocol == "two-phase":
+        other = _Tuning(experiment, grid, again, "conventional tuning", "evaluation")
+        outcomes += other.run(dry_run)
+        outcomes += _evaluated(experiment, grid, again, other, "conventional")
+    return outcomes
+
+
+def _evaluated(experiment: Experiment, grid: Grid, again: Callable[[list[PlannedCell]], None], tuned: _Tuning, phase: str) -> list[Outcome]:
+    """The chosen settings of every strategy, unchanged, on all evaluation seeds; what cannot be run is listed with its reason."""
+    chosen = {label: winner(experiment.tuning, trials) for label, trials in tuned.trials.items()} if tuned.finished else {}
+    planned = [
+        PlannedCell(label, seed, {**with_values(experiment.strategies[label], trial.values), "seed": seed}, phase)
         for label, trial in chosen.items()
         if trial is not None
         for seed in experiment.seeds
     ]
-    again(frozen)
-    if frozen:
-        outcomes += grid.run(frozen, "evaluation")
-    there = {o.label for o in outcomes if o.phase == "evaluation"}
+    again(planned)
+    outcomes = grid.run(planned, phase) if planned else []
+    there = {o.label for o in outcomes}
     reason = "not tuned yet" if not chosen else "every trial failed"
-    return outcomes + [Outcome(label, seed, None, reason) for label in experiment.labels if label not in there for seed in experiment.seeds]
+    return outcomes + [Outcome(label, seed, None, reason, phase) for label in experiment.labels if label not in there for seed in experiment.seeds]
 
 
 class _Tuning:
     """The trials of all strategies and their scores, drawn and run until there are no more."""
 
-    def __init__(self, experiment: Experiment, grid: Grid, again: Callable[[list[PlannedCell]], None]) -> None:
+    def __init__(self, experiment: Experiment, grid: Grid, again: Callable[[list[PlannedCell]], None], name: str, stream: Phase) -> None:
         self._experiment, self._grid, self._again = experiment, grid, again
+        self._name, self._stream = name, stream
         self._outcomes: dict[tuple[str, int | None, int], Outcome] = {}
         self.trials: dict[str, list[Trial]] = {label: [] for label in experiment.labels}
         self.finished = False
@@ -94,12 +104,12 @@ class _Tuning:
             grown = any(len(found) > len(self.trials[label]) for label, found in drawn_now.items())
             if not grown:
                 break
-            self._wave({label: (found, tuning.first_seeds) for label, found in drawn_now.items()}, "tuning")
+            self._wave({label: (found, tuning.first_seeds) for label, found in drawn_now.items()}, self._name)
             if dry_run and not self._complete(tuning.first_seeds):
                 return list(self._outcomes.values())
         best = {label: finalists(tuning, found) for label, found in self.trials.items() if len(found) > 1}
         if any(best.values()) and tuning.further_seeds:
-            self._wave({label: (found, tuning.further_seeds) for label, found in best.items()}, "tuning, the finalists on further seeds")
+            self._wave({label: (found, tuning.further_seeds) for label, found in best.items()}, f"{self._name}, the finalists on further seeds")
         self.finished = all(t.complete(tuning.further_seeds) for found in best.values() for t in found)
         return list(self._outcomes.values())
 
@@ -107,14 +117,13 @@ class _Tuning:
         return all(t.complete(seeds) for found in self.trials.values() for t in found)
 
     def _wave(self, wanted: dict[str, tuple[list[Trial], list[int]]], name: str) -> None:
-        phase = "evaluation" if self._experiment.leaky else "tuning"
         planned = []
         for label, (found, seeds) in wanted.items():
             known = {t.number: t for t in self.trials[label]}
             self.trials[label] = [known.get(t.number, t) for t in found] if len(found) >= len(known) else self.trials[label]
             for trial in found:
-                raw = {**with_values(self._experiment.strategies[label], trial.values), "phase": phase}
-                planned += [PlannedCell(label, seed, {**raw, "seed": seed}, "tuning", trial.number) for seed in seeds]
+                raw = {**with_values(self._experiment.strategies[label], trial.values), "phase": self._stream}
+                planned += [PlannedCell(label, seed, {**raw, "seed": seed}, self._name, trial.number) for seed in seeds]
         self._again([p for p in planned if (p.label, p.trial, p.seed) not in self._outcomes])
         for outcome in self._grid.run(planned, name):
             self._outcomes[outcome.label, outcome.trial, outcome.seed] = outcome
@@ -143,13 +152,13 @@ class Chosen:
     evaluation: float | None
 
 
-def chosen(experiment: Experiment, outcomes: list[Outcome]) -> dict[str, Chosen]:
-    """By strategy what the outcomes of the tuning phase choose; strategies without any are left out."""
+def chosen(experiment: Experiment, outcomes: list[Outcome], searching: str = "tuning", evaluating: str = "evaluation") -> dict[str, Chosen]:
+    """By strategy what the outcomes of a search choose, and how it does in the phase that evaluates it; strategies without any are left out."""
     tuning, metric = experiment.tuning, experiment.tuning.select_on
     found: dict[str, tuple[Trial, int, float]] = {}
     for label, space in experiment.spaces.items():
         trials: dict[int, Trial] = {}
-        own = [o for o in outcomes if o.label == label and o.phase == "tuning" and o.status != "missing"]
+        own = [o for o in outcomes if o.label == label and o.phase == searching and o.status != "missing"]
         for o in own:
             trial = trials.setdefault(o.trial or 0, Trial(o.trial or 0, {}))
             trial.statuses[o.seed], trial.scores[o.seed] = o.status, score(o, metric)
@@ -160,7 +169,7 @@ def chosen(experiment: Experiment, outcomes: list[Outcome]) -> dict[str, Chosen]
             best.values = sampled(tuning.sampler, tuning.sampler_seed, space, tuning.trials, scores)[best.number]
             found[label] = best, len(done), best.score(sorted(best.statuses))
     order = sorted((s for _, _, s in found.values()), reverse=True)
-    means = {label: [v for o in outcomes if o.label == label and o.phase == "evaluation" and (v := score(o, metric)) is not None] for label in found}
+    means = {label: [v for o in outcomes if o.label == label and o.phase == evaluating and (v := score(o, metric)) is not None] for label in found}
     return {
         label: Chosen(best, n, value, order.index(value) + 1, sum(means[label]) / len(means[label]) if means[label] else None)
         for label, (best, n, value) in found.items()

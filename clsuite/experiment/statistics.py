@@ -44,6 +44,28 @@ def estimate(values: list[float]) -> Estimate:
 
 
 @dataclass(frozen=True)
+class Optimism:
+    """How much a score that was chosen on the evaluation stream promises beyond what frozen settings keep there.
+
+    `selection_bias`: the reported best less the same settings on fresh seeds. `transfer_regret`: settings tuned on the evaluation stream less
+    the frozen ones, paired over fresh seeds. Their sum is the optimism.
+    """
+
+    selection_bias: Estimate
+    transfer_regret: Estimate
+
+    @property
+    def total(self) -> float:
+        return self.selection_bias.mean + self.transfer_regret.mean
+
+
+def optimism(reported: float, conventional: dict[int, float], frozen: dict[int, float]) -> Optimism:
+    """Scores on the evaluation stream: as the conventional practice reports its best, and by fresh seed for its settings and for the frozen ones."""
+    pairs = sorted(set(conventional) & set(frozen))
+    return Optimism(estimate([reported - conventional[s] for s in pairs]), estimate([conventional[s] - frozen[s] for s in pairs]))
+
+
+@dataclass(frozen=True)
 class Verdict:
     """`holds`, `fails` or `undecided`, with the paired difference it rests on."""
 

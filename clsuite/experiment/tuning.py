@@ -36,6 +36,7 @@ class Tuning(Configurable):
     tuning_seeds: int = setting(2, ge=1, le=100, help="seeds of every trial; none of them is an evaluation seed")
     finalists: int = setting(3, ge=1, help="best trials that are run on further seeds before one is chosen")
     finalist_seeds: int = setting(2, ge=0, le=100, help="further seeds of the finalists")
+    optimism: bool = setting(False, help="also tune on the evaluation stream, to measure what that practice adds to the scores it reports")
     select_on: str = setting("average_incremental_accuracy", help="metric that decides, on the tuning stream's test set")
 
     @property

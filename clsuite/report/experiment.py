@@ -11,8 +11,8 @@ from scipy import stats
 
 from ..experiment.file import Experiment, read
 from ..experiment.grid import Outcome
-from ..experiment.phases import Chosen, chosen, run_grid
-from ..experiment.statistics import Estimate, by_label, estimate, judge
+from ..experiment.phases import Chosen, chosen, run_grid, score
+from ..experiment.statistics import Estimate, by_label, estimate, judge, optimism
 from .text import console, table
 
 SECONDS = ("seconds", "deployment_seconds", "evaluation_seconds")
@@ -61,9 +61,9 @@ def _planned(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
     lines = [f"protocol {experiment.protocol}"]
     for o in outcomes:
         trial = "" if o.trial is None else f", trial {o.trial}"
-        known = experiment.protocol == "fixed" or o.phase == "tuning" or o.status != "missing"
+        known = experiment.protocol == "fixed" or "tuning" in o.phase or o.status != "missing"
         state = "finished" if o.ok else o.status if o.status != "missing" else "to run" if known else "to be tuned"
-        lines.append(f"{state:12}{o.phase:12}{o.label}{trial}, seed {o.seed}")
+        lines.append(f"{state:12}{o.phase:20}{o.label}{trial}, seed {o.seed}")
     if experiment.protocol != "fixed":
         t = experiment.tuning
         trials, more = (f"up to {len(experiment.labels)} x {n}" for n in (t.trials, min(t.finalists, t.trials)))
@@ -92,6 +92,7 @@ def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[
     heads = ["strategy", *(m.replace("_", " ") + (" (lower is better)" if m in LOWER else "") for m in shown)]
     heads += (["score in tuning (rank)"] if experiment.spaces else []) + ["backward passes", "n"]
     lines = _chosen_lines(experiment, tuned)
+    lines += _optimism_lines(experiment, outcomes)
     for claim in experiment.claims:
         verdict = judge(claim, final)
         d = verdict.difference
@@ -115,6 +116,30 @@ def _chosen_lines(experiment: Experiment, tuned: dict[str, Chosen]) -> list[str]
     if len(ranked) > 1:
         tau = stats.kendalltau([c.score for c in ranked.values()], [c.evaluation for c in ranked.values()]).statistic
         lines.append(f"order in tuning and in evaluation: Kendall tau {tau:.2f} over {len(ranked)} strategies, on {experiment.tuning.select_on}")
+    return lines
+
+
+def _optimism_lines(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
+    """What tuning on the evaluation stream itself would have reported, against what frozen settings reach there."""
+    metric = experiment.tuning.select_on
+    conventional = chosen(experiment, outcomes, "conventional tuning", "conventional")
+    lines = []
+    for label, choice in conventional.items():
+        fresh, frozen = (
+            {o.seed: v for o in outcomes if o.label == label and o.phase == phase and (v := score(o, metric)) is not None}
+            for phase in ("conventional", "evaluation")
+        )
+        if fresh and frozen:
+            found = optimism(choice.score, fresh, frozen)
+            bias, regret = (f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]" for e in (found.selection_bias, found.transfer_regret))
+            lines.append(
+                f"optimism of {label}: {found.total:+.4f} = selection bias {bias} + transfer regret {regret}, n = {found.transfer_regret.n} "
+                f"(tuned on the evaluation stream itself it would report {choice.score:.4f})"
+            )
+    ranked = [(c.score, e.mean) for label, c in conventional.items() if (e := estimate(list(by_label(outcomes, metric)[label].values()))).n]
+    if len(ranked) > 1:
+        tau = stats.kendalltau(*zip(*ranked, strict=True)).statistic
+        lines.append(f"order when tuned on the evaluation stream and with frozen settings: Kendall tau {tau:.2f} over {len(ranked)} strategies, on {metric}")
     return lines
 
 
