@@ -38,6 +38,9 @@ class Split(Configurable):
         "none", help="none: a plain run on the full official sets; classes, samples: disjoint halves; datasets: a second data set"
     )
     split_seed: int = setting(0, ge=0, help="the partition depends on this alone")
+    halves: Literal["random", "in_order"] = setting(
+        "random", since=2, help="with split=classes: a seeded division, or the first half of the labels for tuning and the second for evaluation"
+    )
     tuning_dataset: str | None = setting(None, help="with split=datasets: the data set of the tuning phase")
     swap: bool = setting(False, help="exchange the two halves (the control for their difficulty)")
 
@@ -128,7 +131,7 @@ class Scenario(Configurable):
         rng = generator(self.split.split_seed, "split", kind)
         if kind == "classes":
             half = source.classes // 2
-            order = rng.permutation(source.classes)
+            order = rng.permutation(source.classes) if self.split.halves == "random" else classes
             chosen = np.sort(order[:half] if first else order[half : 2 * half])
             return Pool(source, chosen, {s: i[np.isin(source.labels(s), chosen)] for s, i in everything.items()})  # type: ignore[arg-type]
         halves: dict[str, np.ndarray] = {}

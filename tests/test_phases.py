@@ -181,6 +181,15 @@ def test_the_phases_of_a_split_share_no_sample(split: str) -> None:
     check_disjoint([stream("tuning", split=split)], [stream("evaluation", split=split)])
 
 
+def test_halves_in_order_are_the_first_and_the_last_labels_and_swap_exchanges_them() -> None:
+    def labels(phase: str, **more: Any) -> list[int]:
+        found: list[int] = stream(phase, split="classes", halves="in_order", **more).class_labels.tolist()
+        return found
+
+    assert labels("tuning") == labels("evaluation", swap=True) == [0, 1, 2, 3, 4]
+    assert labels("evaluation") == labels("tuning", swap=True) == [5, 6, 7, 8, 9]
+
+
 def test_phases_that_share_samples_are_refused() -> None:
     with pytest.raises(UsageError, match="share 1797 samples of digits"):  # digits has 1,797 images
         check_disjoint([stream("evaluation")], [stream("evaluation")])

@@ -233,7 +233,7 @@ OTHER = {
         "precision": "float64",
     },
     "evaluation": {"mask": "seen"},
-    "protocol": {"split": "classes", "split_seed": 1, "swap": True, "tuning_dataset": None},
+    "protocol": {"split": "classes", "split_seed": 1, "swap": True, "halves": "in_order", "tuning_dataset": None},
 }
 
 

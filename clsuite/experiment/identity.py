@@ -35,7 +35,7 @@ def cell_hash(cell: Cell) -> str:
     scenario = _hashed_settings(cell.scenario, spec["scenario"])
     scenario["dataset"] = data[cell.scenario.dataset]  # its content, wherever it lies and whatever it is called
     schedule = _hashed_settings(cell.schedule, spec["training"]["schedule"])
-    protocol = {**spec["protocol"], "tuning_dataset": data.get(cell.scenario.split.tuning_dataset or "")}
+    protocol = {**_hashed_settings(cell.scenario.split, spec["protocol"]), "tuning_dataset": data.get(cell.scenario.split.tuning_dataset or "")}
     components: list[Any] = [cell.scenario, cell.model, cell.schedule, *cell.parts]
     content = {
         "schema": SCHEMA,
