@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from clsuite.errors import UsageError
+from clsuite.experiment.expectations import judge
 from clsuite.experiment.file import Claim, read
 from clsuite.experiment.grid import Outcome
 from clsuite.experiment.phases import run_grid
-from clsuite.experiment.statistics import estimate, judge, optimism
+from clsuite.experiment.statistics import estimate, optimism
 from clsuite.training.metrics import derived
 
 SMALL = """\
@@ -108,7 +109,7 @@ def test_a_grid_runs_only_what_is_missing_and_a_bad_cell_costs_itself_alone(tmp_
     first = {o.label: o for o in run_grid(experiment, tmp_path / "out", workers=1)}
     assert first["naive"].result and first["replay"].result
     assert first["raises"].failure == "ValueError: on purpose"
-    assert first["dies"].failure == "the process ended with code 9"
+    assert first["dies"].failure == "exited with code 9 without a result"
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("cells/*/*/result.json")}
     assert len(stamps) == 2
     lines: list[str] = []

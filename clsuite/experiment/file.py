@@ -31,12 +31,13 @@ import yaml
 from ..errors import UsageError, nearest, unknown
 from ..scenario import Split
 from ..training.metrics import DERIVED, NAMES
+from .limits import Limits
 from .overrides import parse_overrides, parse_yaml
 from .space import Space
 from .spec import COMPONENTS, Cell, resolve
 from .tuning import TUNING_SEEDS_FROM, Tuning, space_of
 
-KEYS = ("scenario", "model", "training", "evaluation", "device", "strategies", "search", "protocol", "seeds", "columns", "expect")
+KEYS = ("scenario", "model", "training", "evaluation", "device", "strategies", "search", "protocol", "seeds", "limits", "columns", "expect")
 PROTOCOLS = ("two-phase", "conventional", "fixed")
 COLUMNS = ["final_accuracy", "average_incremental_accuracy", "task_incremental_accuracy", "forgetting"]
 SHARED = ("scenario", "model", "training", "evaluation", "protocol", "device")
@@ -84,6 +85,7 @@ class Experiment:
     split: dict[str, Any] = field(default_factory=dict)
     tuning: Tuning = field(default_factory=Tuning)
     spaces: dict[str, Space] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def labels(self) -> list[str]:
@@ -142,9 +144,12 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     elif shared or any(searches.values()):
         raise UsageError(f"{path}: search is given, but protocol 'fixed' searches nothing (valid with it: two-phase, conventional)")
     claims = [_claim(path, c) for c in claims]
+    limits = _limits(path, values.get("limits") or {})
     scenario = values.get("scenario", {})
     scenario = {"name": scenario} if isinstance(scenario, str) else scenario
-    experiment = Experiment(path, strategies, seeds, claims, [_metric(path, "columns", c) for c in columns], text, scenario, name, split, tuning, spaces)
+    experiment = Experiment(
+        path, strategies, seeds, claims, [_metric(path, "columns", c) for c in columns], text, scenario, name, split, tuning, spaces, limits
+    )
     for claim in experiment.claims:
         for label in (claim.a, claim.b):
             if label not in experiment.labels:
@@ -158,6 +163,15 @@ def resolved(cell: PlannedCell, path: Path, data_root: str | None) -> Cell:
         return resolve(cell.raw, data_root)
     except UsageError as error:
         raise UsageError(f"{path}: {cell.label}: {error}") from error
+
+
+def _limits(path: Path, value: Any) -> Limits:
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: limits = {value!r} is not valid: expected {{timeout: seconds, memory_mb: MB}}")
+    try:
+        return Limits(**Limits.validated(value, "limits"))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -6,31 +6,31 @@ checkpoint. A cell that fails costs itself alone.
 
 from __future__ import annotations
 
-import json
+import math
 import os
-import subprocess
-import sys
-import threading
+import socket
 import time
-import traceback
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from ..data.source import load_source
-from ..errors import Interrupted, UsageError
+from ..errors import Interrupted
 from ..scenario import Scenario
 from ..training.checkpoint import writable
-from .claims import claim
+from .assembly import device_of
+from .claims import Claim, claim
+from .engines.local import Ending, LocalEngine, Task
 from .file import Experiment, PlannedCell, resolved
 from .identity import cell_hash, source_digests
-from .spec import Cell
+from .limits import checked_workers, gpu_slots
+from .spec import Cell, resolve
 from .store import Store
 
-WORKER = "from clsuite.experiment.grid import worker; worker()"
+TARGET = "clsuite.experiment.grid:run_task"
+SAY_SECONDS = 2.0
+WAIT_SECONDS = 1.0
 
 
 @dataclass
@@ -51,14 +51,25 @@ class Outcome:
 
 
 class Grid:
-    """Runs cells of one experiment in worker processes, whatever the phase they belong to."""
+    """Runs cells of one experiment in worker processes, whatever the phase they belong to; a context manager."""
 
     def __init__(self, experiment: Experiment, out: Path, data_root: str | None, workers: int | None, say: Callable[[str], None], dry_run: bool) -> None:
         self._experiment, self._data_root, self._say, self._dry_run = experiment, data_root, say, dry_run
         self.store = Store(out)
         firsts = [resolved(PlannedCell(label, 0, raw), experiment.path, data_root) for label, raw in experiment.strategies.items()]
-        self._workers = _checked_workers(workers, max(cell.training.threads for cell in firsts))
+        self._workers = checked_workers(workers, max(cell.training.threads for cell in firsts))
+        self._gpus = gpu_slots(experiment.limits.cells_per_gpu) if any(device_of(cell.spec["device"]).type == "cuda" for cell in firsts) else []
+        if self._gpus:
+            self._workers = min(self._workers, len(self._gpus))
+        self._engine: LocalEngine | None = None
         self._noted = False
+
+    def __enter__(self) -> Grid:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._engine is not None:
+            self._engine.stop()
 
     def begin(self) -> None:
         """Say in the folder what experiment it holds; refused when it holds another."""
@@ -81,6 +92,8 @@ class Grid:
         self._note_other_source(cells, hashes)
         if missing and not self._dry_run:
             self.store.add_plan([_row(p, name) for p, name in zip(planned, hashes, strict=True)])
+            if self._engine is None:
+                self._engine = LocalEngine(self._workers, gpus=self._gpus)
             while missing:
                 self._run(planned, hashes, missing)
                 missing = [k for k in missing if not self.store.state(hashes[k]).final]
@@ -107,134 +120,78 @@ class Grid:
             )
 
     def _run(self, planned: list[PlannedCell], hashes: list[str], missing: list[int]) -> None:
-        pool = [_Worker(self.store.out / "workers.log") for _ in range(min(self._workers, len(missing)))]
-        free: SimpleQueue[_Worker] = SimpleQueue()
-        for w in pool:
-            free.put(w)
-        leaving = threading.Event()
-        started, done, lock = time.monotonic(), 0, threading.Lock()
+        """One pass over the missing cells: those that nobody else is at are run, the others left for the next pass."""
+        held: dict[str, Claim] = {}
+        place = {hashes[k]: k for k in missing}
+        progress = _Remaining(len(missing))
 
-        def one(k: int) -> None:
-            nonlocal done
-            folder = self.store.folder(hashes[k])
-            process = free.get()
-            try:
-                held = None if leaving.is_set() else claim(folder)
-                if held is None:  # another driver is at it
-                    leaving.wait(1.0)
-                    return
-                try:
-                    held.keep()
-                    if self.store.state(hashes[k]).final:
-                        return
-                    failure = process.run({"raw": planned[k].raw, "out": str(self.store.cells), "data_root": self._data_root})
-                    if failure and not leaving.is_set():
-                        self.store.record(hashes[k], failure)
-                finally:
-                    held.release()
-            finally:
-                free.put(process)
-            with lock:
-                done += 1
-                rate = (time.monotonic() - started) / done
-                state = f"failed: {failure['reason']}" if failure else "done"
-                remaining = f"({done}/{len(missing)}, about {rate * (len(missing) - done) / 60:.1f} min remain)"
-                trial = "" if planned[k].trial is None else f", trial {planned[k].trial}"
-                self._say(f"{planned[k].label}{trial}, seed {planned[k].seed}: {state} {remaining}")
+        def tasks() -> Iterator[Task]:
+            for name, k in place.items():
+                mine = claim(self.store.folder(name))
+                if mine is None:  # another driver is at it
+                    continue
+                held[name] = mine.keep()
+                if self.store.state(name).final:
+                    held.pop(name).release()
+                    continue
+                payload = {"raw": planned[k].raw, "out": str(self.store.cells), "data_root": self._data_root}
+                limits = self._experiment.limits
+                yield Task(name, TARGET, payload, self.store.folder(name) / "log.txt", limits.timeout, limits.memory_mb, bool(self._gpus))
 
-        with ThreadPoolExecutor(len(pool)) as threads:
-            futures = [threads.submit(one, k) for k in missing]
-            try:
-                for future in futures:
-                    future.result()
-            except KeyboardInterrupt:
-                leaving.set()
-                raise Interrupted from None
-            finally:
-                for w in pool:
-                    w.stop()
+        def ended(ending: Ending) -> None:
+            name = ending.task.key
+            if ending.status not in ("ok", "interrupted"):
+                self.store.record(name, {"status": ending.status, "reason": ending.reason, "log": ending.log, "seconds": round(ending.seconds, 3), **_here()})
+            held.pop(name).release()
+
+        assert self._engine is not None
+        try:
+            for ending in self._engine.run(tasks()):
+                ended(ending)
+                cell = planned[place[ending.task.key]]
+                trial = "" if cell.trial is None else f", trial {cell.trial}"
+                failure = None if ending.status == "ok" else f"{ending.status}: {ending.reason}"
+                if line := progress.line(f"{cell.label}{trial}, seed {cell.seed}", failure):
+                    self._say(line)
+        except KeyboardInterrupt:
+            for ending in self._engine.stop():
+                ended(ending)
+            raise Interrupted from None
+        finally:
+            for mine in held.values():
+                mine.release()
+        if not progress.done:
+            time.sleep(WAIT_SECONDS)  # other drivers hold all that is missing
+
+
+class _Remaining:
+    """How far a pass over cells is, said at most every few seconds; failures are always said."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._started, self._said = total, time.monotonic(), -math.inf
+        self.done = 0
+
+    def line(self, cell: str, failure: str | None) -> str | None:
+        self.done += 1
+        now = time.monotonic()
+        if failure is None and now - self._said < SAY_SECONDS and self.done < self._total:
+            return None
+        self._said = now
+        left = (now - self._started) / self.done * (self._total - self.done)
+        return f"{cell}: {failure or 'done'} ({self.done}/{self._total}, about {left / 60:.1f} min remain)"
 
 
 def _row(planned: PlannedCell, name: str) -> dict[str, Any]:
     return {"cell": name, "phase": planned.phase, "label": planned.label, "seed": planned.seed, "trial": planned.trial}
 
 
-def _checked_workers(workers: int | None, threads: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    valid = max(cores // threads, 1)
-    if workers is not None and not (workers == 1 or 1 <= workers <= valid):
-        raise UsageError(f"--workers = {workers} with training.threads = {threads} is not valid on {cores} cores (valid: 1 to {valid})")
-    return workers or valid
+def _here() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
-class _Worker:
-    """A process that runs one cell after another. One that dies costs the cell it was on, and is started anew."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._process: subprocess.Popen[str] | None = None
-
-    def run(self, task: dict[str, Any]) -> dict[str, Any] | None:
-        """Status and reason of a failure, or None."""
-        if self._process is None or self._process.poll() is not None:
-            self.stop()
-            with self._log.open("a") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-                )
-        process = self._process
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(task) + "\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except (OSError, ValueError):  # it died, or was stopped
-            answer = ""
-        if not answer:
-            code = process.wait()
-            return {"status": "killed" if code < 0 else "error", "reason": f"the process ended with code {code}"}
-        failure: dict[str, Any] | None = json.loads(answer)["failure"]
-        return failure
-
-    def stop(self) -> None:
-        """Ask the process to leave: a running cell writes a checkpoint first."""
-        if self._process is not None:
-            with self._process:
-                self._process.terminate()
-            self._process = None
-
-
-def worker() -> None:
-    """Run the cells described on standard input, a JSON line each, answering a line each.
-
-    Leaves when its parent is gone: nothing of a killed grid runs on.
-    """
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a plug-in prints must not be taken for an answer
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(75)
-
-    threading.Thread(target=watch, daemon=True).start()
-    for line in sys.stdin:
-        answers.write(json.dumps({"failure": _failure(json.loads(line))}) + "\n")
-        answers.flush()
-
-
-def _failure(task: dict[str, Any]) -> dict[str, Any] | None:
+def run_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Run the cell a task describes, in the process made for it."""
     from .cell import Options, run_cell
-    from .spec import resolve
 
-    try:
-        run_cell(resolve(task["raw"], task["data_root"]), Options(Path(task["out"])))
-    except Interrupted:
-        sys.exit(75)
-    except UsageError as error:
-        return {"status": "usage", "reason": str(error)}
-    except Exception as error:  # a cell that raises costs itself alone; the whole story is in workers.log
-        traceback.print_exc()
-        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        return {"status": "oom" if memory else "error", "reason": f"{type(error).__name__}: {error}".splitlines()[0]}
-    return None
+    result = run_cell(resolve(task["raw"], task["data_root"]), Options(Path(task["out"])))
+    return {"status": result["status"]}

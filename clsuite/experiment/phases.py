@@ -42,12 +42,18 @@ def run_grid(
     say = notify or (lambda line: None)
     if experiment.protocol == "two-phase":
         experiment = _with_split(experiment, data_root)
-    grid = Grid(experiment, out, data_root, workers, say, dry_run)
-    if experiment.protocol == "two-phase":
-        _check_data(experiment, data_root)
-    selection.read(out)
-    if not dry_run:
-        grid.begin()
+    with Grid(experiment, out, data_root, workers, say, dry_run) as grid:
+        if experiment.protocol == "two-phase":
+            _check_data(experiment, data_root)
+        selection.read(out)
+        if not dry_run:
+            grid.begin()
+        return _phases(experiment, grid, out, data_root, say, dry_run, rerun_failed)
+
+
+def _phases(
+    experiment: Experiment, grid: Grid, out: Path, data_root: str | None, say: Callable[[str], None], dry_run: bool, rerun_failed: bool
+) -> list[Outcome]:
     again = grid.forgive if rerun_failed and not dry_run else (lambda cells: None)
     if experiment.protocol == "fixed":
         again(experiment.cells)

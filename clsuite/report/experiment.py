@@ -9,10 +9,11 @@ from pathlib import Path
 
 from scipy import stats
 
+from ..experiment.expectations import by_label, judge
 from ..experiment.file import Experiment, read
 from ..experiment.grid import Outcome
 from ..experiment.phases import Chosen, chosen, run_grid, score
-from ..experiment.statistics import Estimate, by_label, estimate, judge, optimism
+from ..experiment.statistics import Estimate, estimate, optimism
 from .text import console, table
 
 SECONDS = ("seconds", "deployment_seconds", "evaluation_seconds")

@@ -1,0 +1,1 @@
+"""Engines that run cells, each in a process of its own."""
