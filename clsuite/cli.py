@@ -73,7 +73,9 @@ def grid(
     data_root: DataRoot = None,
     workers: Annotated[Optional[int], typer.Option("--workers", min=1, help="cells at once (default: as many as the cores carry)")] = None,  # noqa: UP045
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would run; write nothing")] = False,
-    rerun: Annotated[Optional[str], typer.Option("--rerun", metavar="failed", help="run the cells that failed once more")] = None,  # noqa: UP045
+    rerun: Annotated[Optional[str], typer.Option("--rerun", metavar="failed|changed", help="again: what failed, or what other source code computed")] = None,  # noqa: UP045
+    cells: Annotated[Optional[Path], typer.Option("--cells", metavar="DIR", help="a folder of cells that several experiments share")] = None,  # noqa: UP045
+    oversubscribe: Annotated[bool, typer.Option("--oversubscribe", help="allow more workers than the cores carry")] = False,
     table: Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help="also write the table as Markdown")] = None,  # noqa: UP045
 ) -> int:
     """Run the cells of an experiment file that are not finished, and show what it shows."""
@@ -82,11 +84,33 @@ def grid(
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, leave)
-    if rerun not in (None, "failed"):
-        raise UsageError(f"--rerun = '{rerun}' is not valid: expected failed")
+    if rerun not in (None, "failed", "changed"):
+        raise UsageError(f"--rerun = '{rerun}' is not valid: expected failed or changed")
     from .report.experiment import grid_command
 
-    return grid_command(file, items or [], out, data_root, workers, dry_run, table, rerun is not None)
+    return grid_command(
+        file,
+        items or [],
+        out,
+        table,
+        data_root=data_root,
+        workers=workers,
+        dry_run=dry_run,
+        rerun=rerun,
+        cells=None if cells is None else cells.resolve(),
+        oversubscribe=oversubscribe,
+    )
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a grid")],
+    as_json: Json = False,
+) -> None:
+    """Show where a grid stands: counts, rate, remaining time, failures."""
+    from .report.standing import status_command
+
+    status_command(folder, as_json)
 
 
 @app.command("list")
@@ -146,7 +170,7 @@ def results(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="one row a cell")] = False,
 ) -> None:
-    """Show all finished cells below a folder: mean and spread over seeds, or every row."""
+    """Show the cells of a folder: mean and spread over seeds, or every row."""
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other; give one")
     from .report.text import results_command

@@ -13,6 +13,10 @@ class UsageError(Exception):
     """Bad settings, unreadable data or an impossible pairing: exit code 2, nothing written."""
 
 
+class ResultWarning(UserWarning):
+    """A stored result that was made by other source code, that cannot be read, and the like."""
+
+
 class MissingData(UsageError):
     """A data set that is in none of the places it was looked for."""
 

@@ -14,6 +14,7 @@ phase, so the tuning and the evaluation stream of one scenario cannot share a sa
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,8 +35,10 @@ PHASES = ("tuning", "evaluation")
 class Split(Configurable):
     """How the two phases divide the data (`protocol.*`); a function of `split_seed` alone, never of the run seed."""
 
-    split: Literal["none", "classes", "datasets", "samples"] = setting(
-        "none", help="none: a plain run on the full official sets; classes, samples: disjoint halves; datasets: a second data set"
+    split: Literal["none", "classes", "datasets", "experiences", "samples"] = setting(
+        "none",
+        help="none: a plain run on the full official sets; classes, samples: disjoint halves; datasets: a second data set; "
+        "experiences: the first few of one stream for tuning, the others for evaluation",
     )
     split_seed: int = setting(0, ge=0, help="the partition depends on this alone")
     halves: Literal["random", "in_order"] = setting(
@@ -43,6 +46,10 @@ class Split(Configurable):
     )
     tuning_dataset: str | None = setting(None, help="with split=datasets: the data set of the tuning phase")
     swap: bool = setting(False, help="exchange the two halves (the control for their difficulty)")
+    first: int = setting(3, ge=1, since=2, help="with split=experiences: experiences of the tuning phase")
+    held_out: float | None = setting(
+        None, gt=0, lt=1, since=2, help="measure on this share of the training samples, left out of training, and not on the test set"
+    )
 
 
 @dataclass(frozen=True)
@@ -86,19 +93,33 @@ class Scenario(Configurable):
         raise UsageError(f"scenario {type(self).__name__} defines no stream(phase, seed)")
 
     def generator(self, phase: Phase, seed: int, *purpose: str | int) -> np.random.Generator:
-        """A named generator; the two phases draw from different ones."""
+        """A named generator; the two phases draw from different ones, unless they are parts of one stream."""
+        if self.split.split == "experiences":
+            return generator(self.split.split_seed, "stream", "evaluation", *purpose)
         return generator(seed, "stream", phase, *purpose)
 
     def pool(self, phase: Phase) -> Pool:
         """The samples and classes this phase may see (`Split`), reduced to `keep_classes` and `samples_per_class`."""
-        return self._fewer_samples(self._fewer_classes(self._divided(phase), phase), phase)
+        pool = self._fewer_samples(self._fewer_classes(self._divided(phase), phase), phase)
+        return pool if self.split.held_out is None else self._held_out(pool, self.split.held_out)
+
+    def _held_out(self, pool: Pool, share: float) -> Pool:
+        """A stratified share of the training samples takes the place of the test set."""
+        rng = generator(self.split.split_seed, "held out")
+        members = [rng.permutation(indices) for indices in pool.by_class()]
+        counts = [max(1, round(share * len(m))) for m in members]
+        if any(count >= len(m) for count, m in zip(counts, members, strict=True)):
+            raise UsageError(f"protocol.held_out = {share} leaves a class of {pool.source.name} without training samples")
+        test, train = ([m[part] for m, part in zip(members, parts, strict=True)] for parts in zip(*((slice(c), slice(c, None)) for c in counts), strict=True))
+        indices = {"train": np.sort(np.concatenate(train)), "test": np.sort(np.concatenate(test))}
+        return Pool(pool.source.measured_on_train(), pool.class_labels, indices)
 
     def _fewer_classes(self, pool: Pool, phase: Phase) -> Pool:
         if self.keep_classes is None:
             return pool
         if self.keep_classes > pool.classes:
             raise UsageError(f"scenario.keep_classes = {self.keep_classes} is more than the {pool.classes} classes of {pool.source.name} there are here")
-        rng = generator(self.split.split_seed, "keep_classes", phase)
+        rng = generator(self.split.split_seed, "keep_classes", self._drawn_for(phase))
         kept = np.sort(rng.choice(pool.class_labels, self.keep_classes, replace=False))
         return Pool(pool.source, kept, {s: i[np.isin(pool.source.labels(s)[i], kept)] for s, i in pool.indices.items()})  # type: ignore[arg-type]
 
@@ -110,22 +131,25 @@ class Scenario(Configurable):
             if len(indices) < self.samples_per_class:
                 where = f"class {int(pool.class_labels[c])} of {pool.source.name} has here"
                 raise UsageError(f"scenario.samples_per_class = {self.samples_per_class} is more than the {len(indices)} samples that {where}")
-            chosen = generator(self.split.split_seed, "samples_per_class", phase, int(pool.class_labels[c]))
+            chosen = generator(self.split.split_seed, "samples_per_class", self._drawn_for(phase), int(pool.class_labels[c]))
             kept.append(chosen.choice(indices, self.samples_per_class, replace=False))
         return Pool(pool.source, pool.class_labels, {**pool.indices, "train": np.sort(np.concatenate(kept))})
+
+    def _drawn_for(self, phase: Phase) -> Phase:
+        return "evaluation" if self.split.split == "experiences" else phase
 
     def _divided(self, phase: Phase) -> Pool:
         if phase not in PHASES:
             raise UsageError(f"phase = {phase!r} is not valid: expected one of {', '.join(PHASES)}")
         kind = self.split.split
         if kind == "none" and phase == "tuning":
-            raise UsageError("protocol.split = 'none' has no tuning phase; valid with one: classes, datasets, samples")
+            raise UsageError("protocol.split = 'none' has no tuning phase; valid with one: classes, datasets, experiences, samples")
         if kind == "datasets":
             return self._of_second_data_set(phase)
         source = load_source(self.dataset, self.data_root)
         classes = np.arange(source.classes)
         everything = {split: np.arange(source.size(split)) for split in ("train", "test")}
-        if kind == "none":
+        if kind in ("none", "experiences"):
             return Pool(source, classes, everything)
         first = (phase == "tuning") != self.split.swap
         rng = generator(self.split.split_seed, "split", kind)
@@ -166,6 +190,8 @@ class Scenario(Configurable):
         **properties: Any,
     ) -> Stream:
         """The finished stream; `properties` are the remaining fields of `Stream`."""
+        if self.split.split == "experiences":
+            experiences, evaluation_sets, properties = self._part_of(phase, experiences, evaluation_sets, properties)
         return Stream(
             self.name or type(self).__name__,
             phase,
@@ -177,3 +203,17 @@ class Scenario(Configurable):
             transforms or Transforms(),
             **properties,
         )
+
+    def _part_of(
+        self, phase: Phase, experiences: Sequence[Experience], evaluation_sets: Sequence[EvaluationSet], properties: dict[str, Any]
+    ) -> tuple[list[Experience], list[EvaluationSet], dict[str, Any]]:
+        """The experiences of a phase and the sets first learned in them, counted from 0; the head keeps all its outputs."""
+        k, total = self.split.first, len(experiences)
+        if not k < total:
+            raise UsageError(f"protocol.first = {k} leaves nothing to evaluate of the stream's {total} experiences (valid: 1 to {total - 1})")
+        start, end = (0, k) if phase == "tuning" else (k, total)
+        own = [dataclasses.replace(e, index=e.index - start) for e in experiences[start:end]]
+        sets = [dataclasses.replace(e, learned_in=e.learned_in - start) for e in evaluation_sets if start <= e.learned_in < end]
+        if not sets:
+            raise UsageError(f"protocol.split = 'experiences': no evaluation set is first learned in experiences {start} to {end - 1}")
+        return own, sets, {**properties, "facts": {**properties.get("facts", {}), "part": f"experiences {start} to {end - 1} of {total}"}}

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import clsuite
-from clsuite.experiment.file import read, resolved
+from clsuite.experiment.file import read
 from clsuite.experiment.overrides import parse_overrides
 from clsuite.experiment.spec import COMPONENTS, resolve
 
@@ -63,8 +63,8 @@ def test_the_settings_in_the_documents_exist(document: str) -> None:
 def test_every_experiment_file_states_a_claim_and_resolves(file: Path) -> None:
     values = yaml.safe_load(file.read_text())
     experiment = read(file)
-    assert experiment.claims, "an experiment says what it must show"
+    assert experiment.expectations, "an experiment says what it must show"
     assert file.read_text().startswith("# ")
     for cell in experiment.cells:
         if cell.seed == experiment.cells[0].seed and values["scenario"]["dataset"] == "digits":
-            resolved(cell, file, None)
+            experiment.resolved(cell, None)

@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 
 from clsuite.errors import UsageError
-from clsuite.experiment.expectations import judge
-from clsuite.experiment.file import Claim, read
-from clsuite.experiment.grid import Outcome
+from clsuite.experiment.file import read
 from clsuite.experiment.phases import run_grid
 from clsuite.experiment.statistics import estimate, optimism
 from clsuite.training.metrics import derived
@@ -113,9 +111,9 @@ def test_a_grid_runs_only_what_is_missing_and_a_bad_cell_costs_itself_alone(tmp_
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("cells/*/*/result.json")}
     assert len(stamps) == 2
     lines: list[str] = []
-    run_grid(experiment, tmp_path / "out", workers=1, notify=lines.append)
+    run_grid(experiment, tmp_path / "out", workers=1, say=lines.append)
     assert lines[0].startswith("evaluation: 4 cells, 2 finished, 2 failed before (--rerun failed tries them again), 0 to run")
-    run_grid(experiment, tmp_path / "out", workers=1, notify=lines.append, rerun_failed=True)
+    run_grid(experiment, tmp_path / "out", workers=1, say=lines.append, rerun="failed")
     assert lines[1].startswith("evaluation: 4 cells, 2 finished, 2 to run")
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
@@ -156,40 +154,12 @@ def test_a_killed_grid_loses_nothing_and_leaves_no_process(tmp_path: Path) -> No
         assert (again["metrics"], again["weights_sha256"]) == (o.result["metrics"], o.result["weights_sha256"])
 
 
-def outcomes(a: list[float | None], b: list[float | None]) -> list[Outcome]:
-    def one(label: str, seed: int, value: float | None) -> Outcome:
-        return Outcome(label, seed, None if value is None else {"status": "ok", "metrics": {"final_accuracy": value}})
-
-    return [one("a", s, v) for s, v in enumerate(a)] + [one("b", s, v) for s, v in enumerate(b)]
-
-
 @pytest.mark.unit
 def test_an_interval_is_students() -> None:
     e = estimate([0.1, 0.2, 0.3])  # mean 0.2, sd 0.1, t(0.975, 2) = 4.302653
     assert (e.mean, e.spread, e.n) == (pytest.approx(0.2), pytest.approx(0.1), 3)
     assert e.high - e.mean == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
     assert math.isnan(estimate([0.5]).low)
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("a", "b", "margin", "verdict"),
-    [
-        ([0.9, 0.91, 0.92], [0.5, 0.51, 0.52], 0.3, "holds"),
-        ([0.9, 0.91, 0.92], [0.5, 0.51, 0.52], 0.5, "fails"),
-        ([0.9, 0.6, 0.5], [0.5, 0.51, 0.52], 0.1, "undecided"),
-        ([0.9, 0.91], [0.5, 0.51], 0.1, "undecided"),  # two pairs are too few, whatever they say
-        ([0.9, 0.91, None], [0.5, 0.51, 0.52], 0.1, "undecided"),  # a failed cell takes its pair away
-    ],
-)
-def test_a_claim_is_judged_on_paired_seeds(a: list[float | None], b: list[float | None], margin: float, verdict: str) -> None:
-    assert judge(Claim("a", "b", margin), outcomes(a, b)).verdict == verdict
-
-
-@pytest.mark.unit
-def test_pairing_removes_what_seeds_share() -> None:
-    # seeds differ by 0.3, the difference within a seed is 0.1 throughout: unpaired intervals would overlap
-    assert judge(Claim("a", "b", 0.05), outcomes([0.3, 0.6, 0.9], [0.2, 0.5, 0.8])).verdict == "holds"
 
 
 @pytest.mark.unit

@@ -77,7 +77,7 @@ def test_the_same_command_again_runs_nothing(tuned: tuple[Path, list[Outcome]]) 
     folder, outcomes = tuned
     before = {p: p.stat().st_mtime_ns for p in folder.glob("out/cells/*/*/result.json")}
     lines: list[str] = []
-    again = run(folder, notify=lines.append)
+    again = run(folder, say=lines.append)
     assert all(", 0 to run" in line for line in lines) and len(lines) == 3
     assert [o.result for o in again] == [o.result for o in outcomes]
     assert {p: p.stat().st_mtime_ns for p in folder.glob("out/cells/*/*/result.json")} == before
@@ -146,7 +146,7 @@ def test_the_conventional_protocol_tunes_on_what_it_reports_and_says_so(tmp_path
     outcomes = run(tmp_path, FILE.replace("two-phase", "conventional"))
     tuning, evaluation = ([o.result for o in outcomes if o.phase == phase] for phase in ("tuning", "evaluation"))
     assert {r["spec"]["phase"] for r in tuning + evaluation if r} == {"evaluation"}
-    assert read(tmp_path / "experiment.yaml").leaky
+    assert read(tmp_path / "experiment.yaml").protocol.leaky
 
 
 def test_optimism_is_measured_on_the_evaluation_stream_alone(tmp_path: Path) -> None:

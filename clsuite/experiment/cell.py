@@ -18,15 +18,14 @@ from typing import Any
 
 import torch
 
-from ..errors import Diverged, UsageError
+from ..errors import Diverged, ResultWarning, UsageError
 from ..training.checkpoint import Checkpoints, writable
 from ..training.loop import Loop
 from ..training.run import Run
 from .assembly import device_of, make_run
 from .folder import Log, cell_folder, publish, stored, unmake, writing
-from .identity import SCHEMA, cell_hash, source_digests
+from .identity import SCHEMA, cell_hash, provenance, source_digests
 from .machine import forget_peak_memory, peak_memory_mb, platform_of
-from .results import ResultWarning
 from .spec import Cell
 
 
@@ -94,7 +93,7 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
             if (run.progress.position.experience, run.progress.position.step) == (0, 0):  # refused by its first step: nothing stays
                 unmake(folder, made)
             raise
-    result = _result(cell, name, run, loop, status, reason, {**machine, "source": digests})
+    result = _result(cell, name, run, loop, status, reason, {**machine, **provenance(), "source": digests})
     if folder is not None:
         publish(folder, result, options.rerun)
         checkpoints.clear()

@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -80,6 +81,21 @@ def claim(folder: Path) -> Claim | None:
                 if not _stale(path, found) or not _removed(path, found):
                     return None
             return mine if put(path, json.dumps(holder).encode(), replace=False) else None
+
+
+def held(folder: Path) -> bool:
+    """Whether a living process has claimed the cell of a folder; nothing is written where that can be seen without."""
+    path = folder / "claim"
+    try:
+        holder = _holder(path.read_bytes())
+        age = time.time() - path.stat().st_mtime
+    except OSError:
+        return False
+    if holder.get("host") == socket.gethostname() and isinstance(holder.get("pid"), int):
+        alive = _alive(holder["pid"], holder.get("started"))
+        if alive is not None:
+            return alive
+    return age < STALE_SECONDS
 
 
 @contextmanager

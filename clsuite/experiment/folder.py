@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import ResultWarning, UsageError
 from ..training.checkpoint import sync_folder
-from .results import ResultWarning
 
 
 def cell_folder(out: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,33 @@ from ..training.checkpoint import writable
 from .assembly import device_of
 from .claims import Claim, claim
 from .engines.local import Ending, LocalEngine, Task
-from .file import Experiment, PlannedCell, resolved
+from .file import Experiment, PlannedCell
 from .identity import cell_hash, source_digests
 from .limits import checked_workers, gpu_slots
 from .spec import Cell, resolve
 from .store import Store
 
 TARGET = "clsuite.experiment.grid:run_task"
+RERUNS = ("failed", "changed")
 SAY_SECONDS = 2.0
 WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """How a grid is run; none of it changes a number.
+
+    `cells`: a folder for the cells, shared by several experiments. `rerun`: `failed` tries failed cells again, `changed` computes
+    cells again that other source code made. `oversubscribe`: workers times threads may exceed the cores.
+    """
+
+    data_root: str | None = None
+    workers: int | None = None
+    dry_run: bool = False
+    rerun: str | None = None
+    cells: Path | None = None
+    oversubscribe: bool = False
+    say: Callable[[str], None] = lambda line: None
 
 
 @dataclass
@@ -50,18 +68,29 @@ class Outcome:
         return self.status == "ok"
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A planned cell with its hash; `changed`: its result was made by other source code and is to be replaced."""
+
+    planned: PlannedCell
+    cell: Cell
+    name: str
+    changed: bool = False
+
+
 class Grid:
     """Runs cells of one experiment in worker processes, whatever the phase they belong to; a context manager."""
 
-    def __init__(self, experiment: Experiment, out: Path, data_root: str | None, workers: int | None, say: Callable[[str], None], dry_run: bool) -> None:
-        self._experiment, self._data_root, self._say, self._dry_run = experiment, data_root, say, dry_run
-        self.store = Store(out)
-        firsts = [resolved(PlannedCell(label, 0, raw), experiment.path, data_root) for label, raw in experiment.strategies.items()]
-        self._workers = checked_workers(workers, max(cell.training.threads for cell in firsts))
+    def __init__(self, experiment: Experiment, out: Path, options: GridOptions) -> None:
+        self.experiment, self.options = experiment, options
+        self.store = Store(out, options.cells)
+        firsts = [experiment.resolved(PlannedCell(label, 0, raw), options.data_root) for label, raw in experiment.strategies.items()]
+        self._workers = checked_workers(options.workers, max(cell.training.threads for cell in firsts), options.oversubscribe)
         self._gpus = gpu_slots(experiment.limits.cells_per_gpu) if any(device_of(cell.spec["device"]).type == "cuda" for cell in firsts) else []
         if self._gpus:
             self._workers = min(self._workers, len(self._gpus))
         self._engine: LocalEngine | None = None
+        self._tried: set[str] = set()
         self._noted = False
 
     def __enter__(self) -> Grid:
@@ -73,70 +102,84 @@ class Grid:
 
     def begin(self) -> None:
         """Say in the folder what experiment it holds; refused when it holds another."""
-        experiment = self._experiment
-        dataset = load_source(experiment.scenario.get("dataset", Scenario.declared()["dataset"].default), self._data_root).identity
-        writable(self.store.out)
-        protocol = {"name": experiment.protocol, **experiment.split}
+        experiment = self.experiment
+        dataset = load_source(experiment.scenario.get("dataset", Scenario.declared()["dataset"].default), self.options.data_root).identity
+        for folder in {self.store.out, self.store.cells}:
+            writable(folder)
+        protocol = {"name": experiment.protocol.name, **experiment.protocol.split}
         self.store.open({"scenario": experiment.scenario, "data": dataset, "protocol": protocol}, experiment.text)
 
     def run(self, planned: list[PlannedCell], phase: str) -> list[Outcome]:
         """Run what is missing of the cells and give all their outcomes in order; a failure of the machine is tried again twice."""
-        cells = [resolved(p, self._experiment.path, self._data_root) for p in planned]
-        hashes = [cell_hash(cell) for cell in cells]
-        states = {name: self.store.state(name) for name in hashes}
-        missing = [k for k, name in enumerate(hashes) if not states[name].final and hashes.index(name) == k]  # two labels may mean one cell
-        failed = sum(states[name].final and self.store.result(name) is None for name in hashes)
-        counts = f"{len(cells)} cells, {len(cells) - len(missing) - failed} finished, "
-        counts += (f"{failed} failed before (--rerun failed tries them again), " if failed else "") + f"{len(missing)} to run"
-        self._say(f"{phase}: {counts} with {self._workers} worker(s)")
-        self._note_other_source(cells, hashes)
-        if missing and not self._dry_run:
-            self.store.add_plan([_row(p, name) for p, name in zip(planned, hashes, strict=True)])
+        jobs = self._jobs(planned)
+        missing = self._missing(jobs, phase)
+        if missing and not self.options.dry_run:
+            self.store.add_plan([_row(job) for job in jobs])
             if self._engine is None:
                 self._engine = LocalEngine(self._workers, gpus=self._gpus)
             while missing:
-                self._run(planned, hashes, missing)
-                missing = [k for k in missing if not self.store.state(hashes[k]).final]
-        return [self._outcome(p, name) for p, name in zip(planned, hashes, strict=True)]
+                self._run(self._engine, missing)
+                missing = [job for job in missing if not self._finished(job)]
+        return [self._outcome(job) for job in jobs]
 
-    def forgive(self, planned: list[PlannedCell]) -> None:
-        """Let the failed ones among the cells be tried again."""
+    def _jobs(self, planned: Sequence[PlannedCell]) -> list[_Job]:
+        jobs = []
         for p in planned:
-            self.store.forgive(cell_hash(resolved(p, self._experiment.path, self._data_root)))
+            cell = self.experiment.resolved(p, self.options.data_root)
+            name = cell_hash(cell)
+            jobs.append(_Job(p, cell, name, self.options.rerun == "changed" and self._other_source(name, cell)))
+        return jobs
 
-    def _outcome(self, planned: PlannedCell, name: str) -> Outcome:
-        state = self.store.state(name)
-        result = self.store.result(name)
-        return Outcome(planned.label, planned.seed, result, None if result else state.reason, planned.phase, planned.trial, state.status)
-
-    def _note_other_source(self, cells: list[Cell], hashes: list[str]) -> None:
-        """Stored numbers stay as they are; that other code made them is said, once."""
-        results = [(cell, self.store.result(name)) for cell, name in zip(cells, hashes, strict=True)]
-        other = [r for cell, r in results if r is not None and r["environment"]["source"] != source_digests(cell)]
-        if other and not self._noted:
+    def _missing(self, jobs: list[_Job], phase: str) -> list[_Job]:
+        """What has to be run, each cell once (two labels may mean the same); says how the phase stands."""
+        if self.options.rerun == "failed" and not self.options.dry_run:
+            for name in {job.name for job in jobs} - self._tried:
+                self.store.forgive(name)
+        self._tried |= {job.name for job in jobs}
+        states = {job.name: self.store.state(job.name) for job in jobs}
+        first = {job.name: job for job in reversed(jobs)}
+        missing = [job for job in jobs if first[job.name] is job and not self._finished(job)]
+        failed = sum(states[job.name].final and self.store.result(job.name) is None for job in jobs)
+        open_ = {job.name for job in missing}
+        counts = [f"{len(jobs)} cells", f"{sum(job.name not in open_ for job in jobs) - failed} finished"]
+        counts += [f"{failed} failed before (--rerun failed tries them again)"] if failed else []
+        self.options.say(f"{phase}: {', '.join(counts)}, {len(missing)} to run with {self._workers} worker(s)")
+        if not self._noted and (other := sum(self._other_source(job.name, job.cell) for job in jobs)):
             self._noted = True
-            self._say(
-                f"{len(other)} of the finished cells were computed by other source code than is installed now; remove their folders to compute them again"
-            )
+            again = "" if self.options.rerun == "changed" else " (--rerun changed computes them again)"
+            self.options.say(f"{other} of the finished cells were computed by other source code than is installed now{again}")
+        return missing
 
-    def _run(self, planned: list[PlannedCell], hashes: list[str], missing: list[int]) -> None:
+    def _finished(self, job: _Job) -> bool:
+        if job.changed:
+            return not self._other_source(job.name, job.cell)
+        return self.store.state(job.name).final
+
+    def _other_source(self, name: str, cell: Cell) -> bool:
+        """Whether a stored result was computed by other source code than is installed now."""
+        result = self.store.result(name)
+        return result is not None and result["environment"]["source"] != source_digests(cell)
+
+    def _outcome(self, job: _Job) -> Outcome:
+        state, result, p = self.store.state(job.name), self.store.result(job.name), job.planned
+        return Outcome(p.label, p.seed, result, None if result else state.reason, p.phase, p.trial, state.status)
+
+    def _run(self, engine: LocalEngine, missing: list[_Job]) -> None:
         """One pass over the missing cells: those that nobody else is at are run, the others left for the next pass."""
         held: dict[str, Claim] = {}
-        place = {hashes[k]: k for k in missing}
+        jobs = {job.name: job for job in missing}
         progress = _Remaining(len(missing))
 
         def tasks() -> Iterator[Task]:
-            for name, k in place.items():
+            for name, job in jobs.items():
                 mine = claim(self.store.folder(name))
                 if mine is None:  # another driver is at it
                     continue
                 held[name] = mine.keep()
-                if self.store.state(name).final:
+                if self._finished(job):
                     held.pop(name).release()
                     continue
-                payload = {"raw": planned[k].raw, "out": str(self.store.cells), "data_root": self._data_root}
-                limits = self._experiment.limits
-                yield Task(name, TARGET, payload, self.store.folder(name) / "log.txt", limits.timeout, limits.memory_mb, bool(self._gpus))
+                yield self._task(job)
 
         def ended(ending: Ending) -> None:
             name = ending.task.key
@@ -144,17 +187,15 @@ class Grid:
                 self.store.record(name, {"status": ending.status, "reason": ending.reason, "log": ending.log, "seconds": round(ending.seconds, 3), **_here()})
             held.pop(name).release()
 
-        assert self._engine is not None
         try:
-            for ending in self._engine.run(tasks()):
+            for ending in engine.run(tasks()):
                 ended(ending)
-                cell = planned[place[ending.task.key]]
-                trial = "" if cell.trial is None else f", trial {cell.trial}"
-                failure = None if ending.status == "ok" else f"{ending.status}: {ending.reason}"
-                if line := progress.line(f"{cell.label}{trial}, seed {cell.seed}", failure):
-                    self._say(line)
+                p = jobs[ending.task.key].planned
+                trial = "" if p.trial is None else f", trial {p.trial}"
+                if line := progress.line(f"{p.label}{trial}, seed {p.seed}", None if ending.status == "ok" else f"{ending.status}: {ending.reason}"):
+                    self.options.say(line)
         except KeyboardInterrupt:
-            for ending in self._engine.stop():
+            for ending in engine.stop():
                 ended(ending)
             raise Interrupted from None
         finally:
@@ -162,6 +203,11 @@ class Grid:
                 mine.release()
         if not progress.done:
             time.sleep(WAIT_SECONDS)  # other drivers hold all that is missing
+
+    def _task(self, job: _Job) -> Task:
+        limits = self.experiment.limits
+        payload = {"raw": job.planned.raw, "out": str(self.store.cells), "data_root": self.options.data_root, "rerun": job.changed}
+        return Task(job.name, TARGET, payload, self.store.folder(job.name) / "log.txt", limits.timeout, limits.memory_mb, bool(self._gpus))
 
 
 class _Remaining:
@@ -181,8 +227,9 @@ class _Remaining:
         return f"{cell}: {failure or 'done'} ({self.done}/{self._total}, about {left / 60:.1f} min remain)"
 
 
-def _row(planned: PlannedCell, name: str) -> dict[str, Any]:
-    return {"cell": name, "phase": planned.phase, "label": planned.label, "seed": planned.seed, "trial": planned.trial}
+def _row(job: _Job) -> dict[str, Any]:
+    p = job.planned
+    return {"cell": job.name, "phase": p.phase, "label": p.label, "seed": p.seed, "trial": p.trial}
 
 
 def _here() -> dict[str, Any]:
@@ -193,5 +240,5 @@ def run_task(task: dict[str, Any]) -> dict[str, Any]:
     """Run the cell a task describes, in the process made for it."""
     from .cell import Options, run_cell
 
-    result = run_cell(resolve(task["raw"], task["data_root"]), Options(Path(task["out"])))
+    result = run_cell(resolve(task["raw"], task["data_root"]), Options(Path(task["out"]), rerun=task.get("rerun", False)))
     return {"status": result["status"]}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..data.source import load_source
 from ..settings import Configurable
 from .assembly import device_of
@@ -77,6 +80,47 @@ def source_digests(cell: Cell) -> dict[str, str]:
                 name = component.name  # type: ignore[attr-defined]
                 digests[plain_name(name) if ".py:" in name else module.__name__] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return digests
+
+
+def differs_from_installed(result: dict[str, Any]) -> bool:
+    """Whether a result was computed by other source code than is installed now, as far as its packages can be found."""
+    source: dict[str, str] = result["environment"]["source"]
+    return any(digest != now for name, digest in source.items() if (now := _installed_digest(name)) is not None)
+
+
+@functools.cache
+def _installed_digest(name: str) -> str | None:
+    if name == "clsuite":
+        return _engine_digest()
+    with contextlib.suppress(ImportError, ValueError):
+        found = importlib.util.find_spec(name)
+        if found is not None and found.submodule_search_locations:
+            return _folder_digest(Path(next(iter(found.submodule_search_locations))))
+    return None
+
+
+@functools.cache
+def provenance() -> dict[str, str | None]:
+    """The installed version, and the commit when the package runs from a git checkout."""
+    root = Path(__file__).resolve().parent.parent.parent
+    return {"clsuite": __version__, "commit": _commit(root / ".git")}
+
+
+def _commit(git: Path) -> str | None:
+    try:
+        if git.is_file():  # a linked working tree
+            git = (git.parent / git.read_text().partition("gitdir:")[2].strip()).resolve()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        shared = git / (git / "commondir").read_text().strip() if (git / "commondir").exists() else git
+        if (shared / name).exists():
+            return (shared / name).read_text().strip()
+        packed = (shared / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(f" {name}")), None)
+    except OSError:
+        return None
 
 
 def _digest(files: Iterable[Path], base: Path) -> str:

@@ -16,11 +16,11 @@ class Limits(Configurable):
     cells_per_gpu: int = setting(1, ge=1, help="cells that run on one GPU at once")
 
 
-def checked_workers(workers: int | None, threads: int) -> int:
+def checked_workers(workers: int | None, threads: int, oversubscribe: bool = False) -> int:
     """The number of workers: as many as the cores carry, or what was asked for; raises `UsageError` for more than that."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     valid = max(cores // threads, 1)
-    if workers is not None and not 1 <= workers <= valid:
+    if workers is not None and not 1 <= workers <= (workers if oversubscribe else valid):
         raise UsageError(
             f"--workers = {workers} with training.threads = {threads} is not valid on {cores} cores (valid: 1 to {valid}; --oversubscribe allows more)"
         )

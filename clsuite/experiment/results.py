@@ -1,4 +1,4 @@
-"""Reading finished cells back: `DIR/cells/*/*/result.json` as flat rows, and groups of rows that differ in the seed alone."""
+"""Reading cells back: flat rows, one a cell of the plan or of the folder, and groups of rows that differ in the seed alone."""
 
 from __future__ import annotations
 
@@ -9,48 +9,74 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import ResultWarning, UsageError
+from .store import Store, row_key
 
 Row = dict[str, Any]
 
 
-class ResultWarning(UserWarning):
-    """A stored result that was made by other source code, that cannot be read, and the like."""
-
-
 def rows(folder: str | Path) -> list[Row]:
-    """One flat row a finished cell below `folder`, ordered by scenario, data, model, strategy and seed.
+    """One flat row a cell of `folder`, ordered by scenario, data, model, strategy, phase, trial and seed.
 
-    Identity first (`cell, status, scenario, dataset, model, strategy, phase, seed`), then metrics and cost by their
-    names, then every setting by its path (`training.epochs`). Raises `UsageError` when there is no finished cell.
+    Identity first (`cell, status, reason, scenario, dataset, model, strategy, phase, trial, seed`), then metrics and cost by their
+    names, then every setting by its path (`training.epochs`). A grid has a row for each planned cell, finished or not (`superseded`:
+    the strategy was tuned anew since); a folder of single runs one for each finished cell. Raises `UsageError` when there is none.
     """
     folder = Path(folder)
+    found = _planned(folder) if (folder / "plan.jsonl").exists() else _finished(folder)
+    if not found:
+        raise UsageError(f"'{folder}' holds no cell (looked for {folder}/plan.jsonl and {folder}/cells/*/*/result.json)")
+    return sorted(found, key=lambda r: (*(str(r[k]) for k in ("scenario", "dataset", "model", "strategy", "phase")), r["trial"] or 0, r["seed"], r["cell"]))
+
+
+def _planned(folder: Path) -> list[Row]:
+    store = Store.of(folder)
+    old = store.superseded()
+    found = []
+    for planned in store.plan():
+        place = store.folder(planned["cell"])
+        state = store.state(planned["cell"])
+        result = _read(place / "result.json")
+        spec = result["spec"] if result else _read(place / "spec.json") or {}
+        labels = {"strategy": planned["label"], "phase": planned["phase"], "trial": planned["trial"], "seed": planned["seed"]}
+        row = _identity(planned["cell"], state.status, state.reason, spec) | labels | {"superseded": row_key(planned) in old}
+        found.append(_complete(row, result, spec, place))
+    return found
+
+
+def _finished(folder: Path) -> list[Row]:
     found = []
     for path in folder.glob("cells/*/*/result.json"):
-        try:
-            found.append(_row(json.loads(path.read_text()), path.parent))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"result '{path}' is left out: {type(error).__name__}: {error}", ResultWarning, stacklevel=2)
-    if not found:
-        raise UsageError(f"'{folder}' holds no finished cell (looked for {folder}/cells/*/*/result.json)")
-    return sorted(found, key=lambda r: (*(str(r[k]) for k in ("scenario", "dataset", "model", "strategy", "phase")), r["seed"], r["cell"]))
+        result = _read(path)
+        if result is not None:
+            row = _identity(result["cell"], result["status"], result["reason"], result["spec"])
+            found.append(_complete(row | {"strategy": result["strategy"], "trial": None}, result, result["spec"], path.parent))
+    return found
 
 
-def _row(result: dict[str, Any], folder: Path) -> Row:
-    spec = result["spec"]
-    identity = {
-        "cell": result["cell"],
-        "status": result["status"],
-        "reason": result["reason"],
-        "scenario": spec["scenario"]["name"],
-        "dataset": spec["scenario"]["dataset"],
-        "model": spec["model"]["name"],
-        "strategy": result["strategy"],
-        "phase": spec["phase"],
-        "seed": spec["seed"],
-    }
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        if path.name == "result.json":
+            found["cell"], found["spec"]["scenario"]["name"], found["metrics"], found["cost"], found["status"], found["reason"], found["strategy"]
+        return found
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"'{path}' is left out: {type(error).__name__}: {error}", ResultWarning, stacklevel=2)
+        return None
+
+
+def _identity(cell: str, status: str, reason: str | None, spec: dict[str, Any]) -> Row:
+    scenario, model = spec.get("scenario", {}), spec.get("model", {})
+    names = {"scenario": scenario.get("name"), "dataset": scenario.get("dataset"), "model": model.get("name"), "strategy": None}
+    return {"cell": cell, "status": status, "reason": reason, **names, "phase": spec.get("phase"), "trial": None, "seed": spec.get("seed")}
+
+
+def _complete(row: Row, result: dict[str, Any] | None, spec: dict[str, Any], folder: Path) -> Row:
     settings = {k: v for k, v in _flat(spec).items() if k not in ("phase", "seed")}
-    return {**identity, **result["metrics"], **_flat(result["cost"]), **settings, "folder": str(folder)}
+    measured = {} if result is None else {**result["metrics"], **_flat(result["cost"])}
+    return {**row, **measured, **settings, "folder": str(folder)}
 
 
 def _flat(values: dict[str, Any], path: str = "") -> Row:
@@ -74,10 +100,13 @@ def columns(found: Iterable[Row]) -> list[str]:
 def groups(found: list[Row], metrics: Iterable[str]) -> list[Row]:
     """Rows that share everything but the seed, as one row with `mean ± standard deviation` texts and `n`.
 
-    `differs` names the settings in which the groups differ. Failed cells are counted (`failed`), not averaged.
+    `differs` names the settings in which the groups differ. Cells without a good result are counted (`failed`), not averaged;
+    superseded ones are left out.
     """
     by_key: dict[str, list[Row]] = {}
     for row in found:
+        if row.get("superseded"):
+            continue
         by_key.setdefault(json.dumps([row["phase"], row["strategy"], _settings(row)], sort_keys=True), []).append(row)
     firsts = [members[0] for members in by_key.values()]
     names = [n for n in columns(map(_settings, firsts)) if not n.endswith(".name") and n != "scenario.dataset"]
@@ -87,7 +116,7 @@ def groups(found: list[Row], metrics: Iterable[str]) -> list[Row]:
         first, good = members[0], [m for m in members if m["status"] == "ok"]
         differs = ", ".join(f"{n}={json.dumps(first[n]).strip(chr(34))}" for n in varying if n in first)
         texts = {m: _spread([r[m] for r in good if r.get(m) is not None]) for m in metrics}
-        identity = {k: first[k] for k in ("scenario", "dataset", "model", "strategy")}
+        identity = {k: first[k] for k in ("scenario", "dataset", "model", "strategy", "phase")}
         result.append({**identity, "differs": differs, **texts, "n": len(good), "failed": len(members) - len(good)})
     return result
 

@@ -1,6 +1,7 @@
 """The folder of an experiment as its memory: identity, plan, results and attempts.
 
     experiment.yaml, identity.json     what the experiment is
+    cells.txt                          where its cells lie, when several experiments share them
     plan.jsonl                         the cells it has: cell, phase, label, seed, ...
     cells/<2 hex>/<hash>/              result.json, attempts.jsonl, claim, ... (elsewhere with `--cells`)
 
@@ -22,6 +23,7 @@ from ..training.checkpoint import sync_folder
 from .folder import cell_folder, locked, plain, put, writing
 
 FORGIVEN = "forgiven"
+CELLS = "cells.txt"
 TRANSIENT = ("oom", "timeout", "killed")  # of the machine, not of the cell: tried again
 LASTING = ("error", "usage")
 TRIES = 3
@@ -42,6 +44,14 @@ class Store:
     def __init__(self, out: Path, cells: Path | None = None):
         self.out = out
         self.cells = out if cells is None else cells
+
+    @classmethod
+    def of(cls, out: Path) -> Store:
+        """The store as the grid left it, which says in the folder where its cells lie."""
+        try:
+            return cls(out, Path((out / CELLS).read_text().strip()))
+        except OSError:
+            return cls(out)
 
     def folder(self, name: str) -> Path:
         """The folder of the cell with this hash."""
@@ -85,14 +95,22 @@ class Store:
         return State("missing")
 
     def add_plan(self, rows: list[dict[str, Any]]) -> None:
-        """Append the rows that the plan does not have yet."""
-        known = {_key(row) for row in self.plan()}
-        if new := {key: row for row in rows if (key := _key(row)) not in known}:
+        """Append the rows that the plan does not end with: of those for one place (all but the cell) the last counts."""
+        last = {_place(row): row_key(row) for row in self._plan_lines()}
+        if new := {row_key(row): row for row in rows if last.get(_place(row)) != row_key(row)}:
             _append(self.out / "plan.jsonl", list(new.values()))
 
     def plan(self) -> list[dict[str, Any]]:
         """The planned cells in the order they were added, each once."""
-        return list({_key(row): row for row in _lines(self.out / "plan.jsonl")}.values())
+        return list({row_key(row): row for row in self._plan_lines()}.values())
+
+    def superseded(self) -> set[str]:
+        """Keys (`row_key`) of the planned rows in whose place another cell stands now, since a strategy was tuned anew."""
+        last = {_place(row): row_key(row) for row in self._plan_lines()}
+        return {row_key(row) for row in self._plan_lines()} - set(last.values())
+
+    def _plan_lines(self) -> list[dict[str, Any]]:
+        return _lines(self.out / "plan.jsonl")
 
     def open(self, identity: dict[str, Any], text: str) -> None:
         """Begin or go on with the experiment of this identity, described by `text`.
@@ -106,7 +124,12 @@ class Store:
                 self.out.mkdir(parents=True, exist_ok=True)
                 put(path, json.dumps(identity, indent=1).encode(), replace=False)  # of two drivers the first says what it is
             self._check(path, identity)
-        file, data = self.out / "experiment.yaml", text.encode()
+        self._keep("experiment.yaml", text)
+        if self.cells != self.out:
+            self._keep(CELLS, f"{self.cells}\n")
+
+    def _keep(self, name: str, text: str) -> None:
+        file, data = self.out / name, text.encode()
         with writing(file):
             if not file.exists() or file.read_bytes() != data:
                 put(file, data, replace=True)
@@ -121,8 +144,13 @@ class Store:
             raise UsageError(f"--out = '{self.out}' holds another experiment: {key} is {_shown(old)} there and {_shown(new)} here (another --out is needed)")
 
 
-def _key(row: dict[str, Any]) -> str:
+def row_key(row: dict[str, Any]) -> str:
+    """A row of the plan as text, for comparing."""
     return json.dumps(plain(row), sort_keys=True)
+
+
+def _place(row: dict[str, Any]) -> str:
+    return row_key({key: value for key, value in row.items() if key != "cell"})
 
 
 def _difference(there: Any, here: Any, key: str) -> tuple[str, Any, Any] | None:

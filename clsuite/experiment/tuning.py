@@ -37,6 +37,9 @@ class Tuning(Configurable):
     finalists: int = setting(3, ge=1, help="best trials that are run on further seeds before one is chosen")
     finalist_seeds: int = setting(2, ge=0, le=100, help="further seeds of the finalists")
     optimism: bool = setting(False, help="also tune on the evaluation stream, to measure what that practice adds to the scores it reports")
+    validation: float | None = setting(
+        None, gt=0, lt=1, help="with conventional: choose on this share of the training samples, left out of training (null: on the test set itself)"
+    )
     select_on: str = setting("average_incremental_accuracy", help="metric that decides, on the tuning stream's test set")
 
     @property

@@ -6,35 +6,26 @@ import math
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from scipy import stats
-
-from ..experiment.expectations import by_label, judge
 from ..experiment.file import Experiment, read
 from ..experiment.grid import Outcome
-from ..experiment.phases import Chosen, chosen, run_grid, score
-from ..experiment.statistics import Estimate, estimate, optimism
+from ..experiment.phases import run_grid
+from ..experiment.scores import by_seed, chosen
+from ..experiment.statistics import Estimate, estimate, ranks
+from .findings import LOWER, chosen_lines, comparison_rows, failure_lines, optimism_lines, passes, profile_lines, verdict_lines
 from .text import console, table
 
 SECONDS = ("seconds", "deployment_seconds", "evaluation_seconds")
-LOWER = ("forgetting", "calibration_error", "mean_steps_to_90")
+COMPARISON = ("difference", "mean [95 % interval]", "Wilcoxon p (Holm)", "P(better)", "n")
 
 
-def grid_command(
-    file: Path,
-    items: list[str],
-    out: Path | None,
-    data_root: str | None,
-    workers: int | None,
-    dry_run: bool,
-    markdown: Path | None = None,
-    rerun_failed: bool = False,
-) -> int:
-    """Run an experiment; the exit code (1 when a cell failed)."""
+def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path | None = None, **options: Any) -> int:
+    """Run an experiment; the exit code (1 when a cell failed). `options` are those of `GridOptions`."""
     experiment = read(file, items)
     folder = out or Path("runs") / file.stem
-    outcomes = run_grid(experiment, folder, data_root, workers, _say, dry_run, rerun_failed)
-    if dry_run:
+    outcomes = run_grid(experiment, folder, say=_say, **options)
+    if options.get("dry_run"):
         for line in _planned(experiment, outcomes):
             print(line)
         return 0
@@ -45,11 +36,7 @@ def grid_command(
         shown.print(line, soft_wrap=True)
     shown.print(f"folder: {folder} (clsuite results {folder} shows every row)", soft_wrap=True)
     if markdown is not None:
-        grid = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-        about = (file.read_text().splitlines() or [""])[0].removeprefix("# ")
-        text = [f"# {file.stem}", "", about, "", f"`{_command(file, items)}`; {_made_with(outcomes)}", "", f"{title.partition(': ')[2].capitalize()}.", ""]
-        text += [*("| " + " | ".join(row) + " |" for row in grid), "", *(f"- {line}" for line in lines), ""]
-        markdown.write_text("\n".join(text))
+        markdown.write_text(_markdown(experiment, outcomes, _command(file, items)))
     return 1 if any(not o.ok for o in outcomes if o.phase == "evaluation") else 0
 
 
@@ -59,13 +46,13 @@ def _say(line: str) -> None:
 
 def _planned(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
     """What a dry run shows: every cell that is known, and what is left to be decided by the tuning."""
-    lines = [f"protocol {experiment.protocol}"]
+    lines = [f"protocol {experiment.protocol.name}"]
     for o in outcomes:
         trial = "" if o.trial is None else f", trial {o.trial}"
-        known = experiment.protocol == "fixed" or "tuning" in o.phase or o.status != "missing"
+        known = not experiment.protocol.tunes or "tuning" in o.phase or o.status != "missing"
         state = "finished" if o.ok else o.status if o.status != "missing" else "to run" if known else "to be tuned"
         lines.append(f"{state:12}{o.phase:20}{o.label}{trial}, seed {o.seed}")
-    if experiment.protocol != "fixed":
+    if experiment.protocol.tunes:
         t = experiment.tuning
         trials, more = (f"up to {len(experiment.labels)} x {n}" for n in (t.trials, min(t.finalists, t.trials)))
         further = f"{more} finalists x {t.finalist_seeds} seeds"
@@ -78,70 +65,43 @@ def _planned(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
 
 
 def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[str], list[list[str]], list[str]]:
-    """Title, heads and rows of an experiment's table, best first, and lines of verdicts and failures."""
+    """Title, heads and rows of an experiment's table, best first, and the lines below it."""
     final = [o for o in outcomes if o.phase == "evaluation"]
-    estimates = {metric: {label: estimate(list(values.values())) for label, values in by_label(final, metric).items()} for metric in experiment.columns}
+    estimates = {m: {label: estimate(list(by_seed(final, label, m).values())) for label in experiment.labels} for m in experiment.columns}
     shown = [metric for metric in experiment.columns if any(e.n for e in estimates[metric].values())]
     tuned = chosen(experiment, outcomes)
+    after = ranks({label: c.evaluation for label, c in tuned.items() if c.evaluation is not None})
+    first = experiment.columns[0]
     rows = []
-    for label in sorted(experiment.labels, key=lambda name: -_sortable(estimates[experiment.columns[0]][name])):
-        done = [o.result for o in final if o.label == label and o.result is not None]
-        passes = [r["cost"]["backward_passes"] + r["cost"]["deployment"]["backward_passes"] for r in done]
-        cost = f"{sum(passes) / len(passes):,.0f}" if passes else "-"
-        tuning = [f"{tuned[label].score:.4f} ({tuned[label].rank})" if label in tuned else "-"] if experiment.spaces else []
-        rows.append([label, *(_text(estimates[metric][label]) for metric in shown), *tuning, cost, str(estimates[experiment.columns[0]][label].n)])
+    for label in sorted(experiment.labels, key=lambda name: _sortable(estimates[first][name], first)):
+        done = [o for o in final if o.label == label and o.result is not None]
+        cost = f"{sum(map(passes, done)) / len(done):,.0f}" if done else "-"
+        tuning = [f"{tuned[label].score:.4f}", f"{tuned[label].rank} / {after.get(label, math.nan):g}"] if label in tuned else ["-", "-"]
+        rows.append([label, *(_text(estimates[m][label]) for m in shown), *(tuning if experiment.spaces else []), cost, str(estimates[first][label].n)])
     heads = ["strategy", *(m.replace("_", " ") + (" (lower is better)" if m in LOWER else "") for m in shown)]
-    heads += (["score in tuning (rank)"] if experiment.spaces else []) + ["backward passes", "n"]
-    lines = _chosen_lines(experiment, tuned)
-    lines += _optimism_lines(experiment, outcomes)
-    for claim in experiment.claims:
-        verdict = judge(claim, final)
-        d = verdict.difference
-        lines.append(f"{verdict.verdict}: {claim}: difference {d.mean:.4f} [{d.low:.4f}, {d.high:.4f}], n = {d.n} paired seeds")
-    for o in outcomes:
-        if not o.ok:
-            trial = "" if o.trial is None else f", trial {o.trial}"
-            reason = o.failure or (o.result["reason"] if o.result else "not finished")
-            lines.append(f"{'failed' if o.result is None else o.status}: {o.label}{trial}, seed {o.seed}: {reason}")
-    leaky = " - LEAKY: settings were chosen by the scores that are shown" if experiment.leaky else ""
-    return f"{experiment.path.stem}: mean ± half of the 95 % interval over n seeds{leaky}", heads, rows, lines
+    heads += (["score in tuning", "rank tuning / evaluation"] if experiment.spaces else []) + ["backward passes", "n"]
+    lines = [*chosen_lines(experiment, tuned), *optimism_lines(experiment, outcomes), *profile_lines(experiment, final, first)]
+    lines += [*verdict_lines(experiment, outcomes), *failure_lines(outcomes)]
+    parts = {str(o.result["stream"]["part"]) for o in final if o.result is not None and o.result["stream"].get("part")}
+    shorter = f", over {' and '.join(sorted(parts))} only (the stream is shorter)" if parts else ""
+    leaky = " - LEAKY: settings were chosen by the scores that are shown" if experiment.protocol.leaky else ""
+    return f"{experiment.path.stem}: mean ± half of the 95 % interval over n seeds{shorter}{leaky}", heads, rows, lines
 
 
-def _chosen_lines(experiment: Experiment, tuned: dict[str, Chosen]) -> list[str]:
-    """What was chosen for each strategy, and how far the two phases agree on their order."""
-    lines = []
-    for label, choice in tuned.items():
-        values = ", ".join(f"{path}={value}" for path, value in choice.trial.values.items()) or "nothing to search"
-        lines.append(f"chosen for {label}: trial {choice.trial.number} of {choice.trials}: {values}")
-    ranked = {label: c for label, c in tuned.items() if c.evaluation is not None}
-    if len(ranked) > 1:
-        tau = stats.kendalltau([c.score for c in ranked.values()], [c.evaluation for c in ranked.values()]).statistic
-        lines.append(f"order in tuning and in evaluation: Kendall tau {tau:.2f} over {len(ranked)} strategies, on {experiment.tuning.select_on}")
-    return lines
+def _markdown(experiment: Experiment, outcomes: list[Outcome], command: str) -> str:
+    """The table, every comparison and every line, with what made them."""
+    title, heads, rows, lines = summary(experiment, outcomes)
+    about = next((line.lstrip("# ") for line in experiment.path.read_text().splitlines() if line.startswith("#")), "")
+    text = [f"# {experiment.path.stem}", "", about, "", f"`{command}`; {_made_with(outcomes)}", "", f"{title.partition(': ')[2].capitalize()}.", ""]
+    text += [*_grid(heads, rows), "", *(f"- {line}" for line in lines), ""]
+    metric = experiment.columns[0]
+    if pairs := comparison_rows(experiment, outcomes, metric):
+        text += [f"Differences in {metric.replace('_', ' ')}, paired by seed.", "", *_grid(list(COMPARISON), pairs), ""]
+    return "\n".join(text)
 
 
-def _optimism_lines(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
-    """What tuning on the evaluation stream itself would have reported, against what frozen settings reach there."""
-    metric = experiment.tuning.select_on
-    conventional = chosen(experiment, outcomes, "conventional tuning", "conventional")
-    lines = []
-    for label, choice in conventional.items():
-        fresh, frozen = (
-            {o.seed: v for o in outcomes if o.label == label and o.phase == phase and (v := score(o, metric)) is not None}
-            for phase in ("conventional", "evaluation")
-        )
-        if fresh and frozen:
-            found = optimism(choice.score, fresh, frozen)
-            bias, regret = (f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]" for e in (found.selection_bias, found.transfer_regret))
-            lines.append(
-                f"optimism of {label}: {found.total:+.4f} = selection bias {bias} + transfer regret {regret}, n = {found.transfer_regret.n} "
-                f"(tuned on the evaluation stream itself it would report {choice.score:.4f})"
-            )
-    ranked = [(c.score, e.mean) for label, c in conventional.items() if (e := estimate(list(by_label(outcomes, metric)[label].values()))).n]
-    if len(ranked) > 1:
-        tau = stats.kendalltau(*zip(*ranked, strict=True)).statistic
-        lines.append(f"order when tuned on the evaluation stream and with frozen settings: Kendall tau {tau:.2f} over {len(ranked)} strategies, on {metric}")
-    return lines
+def _grid(heads: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]]
 
 
 def _command(file: Path, items: list[str]) -> str:
@@ -156,8 +116,8 @@ def _made_with(outcomes: list[Outcome]) -> str:
     return "; ".join([*made, f"{seconds / 60:.0f} minutes of computing in all"])
 
 
-def _sortable(value: Estimate) -> float:
-    return -math.inf if math.isnan(value.mean) else value.mean
+def _sortable(value: Estimate, metric: str) -> float:
+    return math.inf if math.isnan(value.mean) else value.mean if metric in LOWER else -value.mean
 
 
 def _text(value: Estimate) -> str:

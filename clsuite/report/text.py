@@ -138,9 +138,14 @@ def results_command(folder: Path, form: str) -> None:
         return None
     out = console()
     shown = ("final_accuracy", "average_incremental_accuracy", "backward_transfer", "forgetting", "seconds")
-    identity = ("scenario", "dataset", "model", "strategy", "differs")
-    lines = [(*(g[k] for k in (*identity, *shown)), f"{g['n']}" + (f" (+{g['failed']} failed)" if g["failed"] else "")) for g in groups(found, shown)]
-    heads = (*identity[:4], "settings that differ", *(m.replace("_", " ") for m in shown), "n")
-    out.print(table(f"{len(found)} finished cells below {folder}", heads, lines, right=range(5, 11)))
+    final = [row for row in found if row["trial"] is None]
+    phases = len({row["phase"] for row in final}) > 1
+    identity = ("scenario", "dataset", "model", "strategy", *(("phase",) if phases else ()), "differs")
+    lines = [(*(g[k] for k in (*identity, *shown)), f"{g['n']}" + (f" (+{g['failed']} without a result)" if g["failed"] else "")) for g in groups(final, shown)]
+    heads = (*identity[:-1], "settings that differ", *(m.replace("_", " ") for m in shown), "n")
+    trials = len(found) - len(final)
+    out.print(table(f"{len(final)} cells below {folder}", heads, lines, right=range(len(identity), len(heads))))
     out.print("mean ± standard deviation over n seeds; higher is better, but for forgetting and seconds")
+    if trials:
+        out.print(f"{trials} cells of the search are not shown (--csv and --json have a row for each)")
     return None

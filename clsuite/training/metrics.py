@@ -95,6 +95,14 @@ def calibration_error(counts: np.ndarray, correct: np.ndarray, confidence: np.nd
     return float(np.abs(correct - confidence).sum() / total) if total else None
 
 
+def seen_curve(result: dict[str, Any]) -> list[float | None]:
+    """seen_i of a finished result, by experience; None where it was not measured."""
+    R = np.array([[math.nan if v is None else v for v in row] for row in result["matrix"]], dtype=float)
+    sets = result["evaluation_sets"]
+    n, f = np.array([s["samples"] for s in sets], dtype=float), np.array([s["learned_in"] for s in sets])
+    return [None if math.isnan(value := seen_accuracy(R, n, f, i)) else value for i in range(len(R))]
+
+
 def derived(name: str, result: dict[str, Any]) -> float | None:
     """A number that follows from a finished result.
 

@@ -1,0 +1,123 @@
+"""What the cells of an experiment show, in lines: choices, agreement of the phases, optimism, comparisons, verdicts, failures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from ..experiment.file import Experiment
+from ..experiment.grid import Outcome
+from ..experiment.scores import Chosen, by_seed, chosen
+from ..experiment.statistics import RankAgreement, compare_all, kendall_tau, optimism, performance_profile, ranks
+from ..experiment.verdicts import judge
+
+TARGET_SHARE = 0.95
+"""Share of the best strategy's mean that counts as reached in a performance profile."""
+RATIOS = (1.0, 2.0, 4.0, 8.0)
+LOWER = ("forgetting", "calibration_error", "mean_steps_to_90")
+
+
+def chosen_lines(experiment: Experiment, tuned: dict[str, Chosen]) -> list[str]:
+    """What was chosen for each strategy, and how far the two phases agree on their order."""
+    lines = []
+    for label, choice in tuned.items():
+        values = ", ".join(f"{path}={value}" for path, value in choice.trial.values.items()) or "nothing to search"
+        lines.append(f"chosen for {label}: trial {choice.trial.number} of {choice.trials}: {values}")
+    evaluated = {label: c.evaluation for label, c in tuned.items() if c.evaluation is not None}
+    if len(evaluated) > 1:
+        agreement = kendall_tau({label: tuned[label].score for label in evaluated}, evaluated)
+        lines.append(f"order in tuning and in evaluation: {_tau(agreement)}, on {experiment.tuning.select_on}; {_moves(tuned, evaluated)}")
+    return lines
+
+
+def _moves(tuned: dict[str, Chosen], evaluated: dict[str, float]) -> str:
+    """Which strategies change their rank from the tuning to the evaluation phase."""
+    before, after = ranks({label: tuned[label].score for label in evaluated}), ranks(evaluated)
+    moved = [f"{label} {before[label]:g} -> {after[label]:g}" for label in sorted(after, key=after.__getitem__) if before[label] != after[label]]
+    return "ranks that change: " + ", ".join(moved) if moved else "no rank changes"
+
+
+def _tau(agreement: RankAgreement) -> str:
+    if agreement.tau is None:
+        return f"Kendall tau is not defined over {agreement.n} strategies"
+    p = "" if agreement.p is None else f" (p = {agreement.p:.3f})"
+    return f"Kendall tau {agreement.tau:.2f}{p} over {agreement.n} strategies"
+
+
+def optimism_lines(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
+    """What tuning on the evaluation stream itself would have reported, against what frozen settings reach there."""
+    metric = experiment.tuning.select_on
+    conventional = chosen(experiment, outcomes, "conventional tuning", "conventional")
+    lines, frozen_means = [], {}
+    for label, choice in conventional.items():
+        fresh, frozen = (by_seed(outcomes, label, metric, phase) for phase in ("conventional", "evaluation"))
+        if not fresh or not frozen:
+            continue
+        frozen_means[label] = sum(frozen.values()) / len(frozen)
+        found = optimism(choice.score, fresh, frozen)
+        bias, regret = (f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]" for e in (found.selection_bias, found.transfer_regret))
+        lines.append(
+            f"optimism of {label}: {found.total:+.4f} = selection bias {bias} + transfer regret {regret}, n = {found.transfer_regret.n} "
+            f"(tuned on the evaluation stream itself it would report {choice.score:.4f})"
+        )
+    if len(frozen_means) > 1:
+        agreement = kendall_tau({label: conventional[label].score for label in frozen_means}, frozen_means)
+        lines.append(f"order as the conventional practice reports it and with frozen settings: {_tau(agreement)}, on {metric}")
+    return lines
+
+
+def comparison_rows(experiment: Experiment, outcomes: list[Outcome], metric: str) -> list[list[str]]:
+    """A row for every pair of strategies: difference with interval, n, Wilcoxon p with Holm's correction, probability of improvement."""
+    scores = {label: by_seed(outcomes, label, metric) for label in experiment.labels}
+    rows = []
+    for c in compare_all({label: values for label, values in scores.items() if values}):
+        d = c.difference
+        p = "-" if c.p is None else f"{c.p:.4f} ({c.p_holm:.4f})"
+        rows.append([f"{c.a} - {c.b}", f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]", p, f"{c.probability:.2f}", str(d.n)])
+    return rows
+
+
+def profile_lines(experiment: Experiment, outcomes: list[Outcome], metric: str) -> list[str]:
+    """How often each strategy reaches a share of the best mean at what multiple of the cheapest cost."""
+    if metric in LOWER:
+        return []
+    scores = {label: found for label in experiment.labels if (found := by_seed(outcomes, label, metric))}
+    done = [o for o in outcomes if o.phase == "evaluation" and o.ok and o.result is not None]
+    costs = {label: {o.seed: float(passes(o)) for o in done if o.label == label} for label in scores}
+    if not scores:
+        return []
+    target = TARGET_SHARE * max(sum(values.values()) / len(values) for values in scores.values())
+    profile = performance_profile(scores, costs, target, RATIOS)
+    ratios = ", ".join(f"{r:g}" for r in RATIOS)
+    head = f"share of seeds with {target:.4f} ({TARGET_SHARE:.0%} of the best mean) at up to {ratios} times the fewest backward passes"
+    reached = [f"{label} {', '.join(f'{s:.0%}' for s in shares)}" for label, shares in profile.items() if shares[-1] > 0]
+    return [f"{head}: {'; '.join(reached) or 'none'}"]
+
+
+def passes(outcome: Outcome) -> int:
+    """Backward passes of a finished cell, those of deployment included."""
+    assert outcome.result is not None
+    cost = outcome.result["cost"]
+    return int(cost["backward_passes"] + cost["deployment"]["backward_passes"])
+
+
+def verdict_lines(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
+    return [str(judge(e, experiment, outcomes)) for e in experiment.expectations]
+
+
+def failure_lines(outcomes: list[Outcome], most: int = 20) -> list[str]:
+    """Every cell without a good end; a long list is summed up by phase, strategy and status after the first few."""
+    failed = [o for o in outcomes if not o.ok]
+    lines = []
+    for o in failed[:most]:
+        trial = "" if o.trial is None else f", trial {o.trial}"
+        reason = o.failure or (o.result["reason"] if o.result else "not finished")
+        lines.append(f"{o.status if o.status != 'missing' else 'not finished'}: {o.label}{trial}, seed {o.seed} ({o.phase}): {reason}")
+    rest = failed[most:]
+    for key, members in itertools.groupby(sorted(rest, key=_kind), key=_kind):
+        lines.append(f"and {len(list(members))} more cells: {', '.join(key)}")
+    return lines
+
+
+def _kind(outcome: Outcome) -> Sequence[str]:
+    return outcome.phase, outcome.label, outcome.status
