@@ -59,7 +59,6 @@ class Part(Configurable):
     claims: ClassVar[frozenset[str] | set[str]] = frozenset()
     offers: ClassVar[frozenset[str] | set[str]] = frozenset()
     transient: ClassVar[frozenset[str] | set[str]] = frozenset()
-    acts_from: ClassVar[int] = 0
 
     name: str = ""
     run: Run
@@ -69,6 +68,14 @@ class Part(Configurable):
         taken = [n for n in vars(cls) if isinstance(vars(cls)[n], Setting) and hasattr(Part, n) and n not in ("steps", *Part.declared())]
         if taken:
             raise TypeError(f"{cls.__name__}: a setting cannot be called '{taken[0]}', which every part already has")
+
+    def acts_from(self, experiences: int) -> int:
+        """How many experiences' training steps, of all there are, this part leaves alone; it keeps nothing before their end either.
+
+        `k`: nothing of it is needed before the border hooks of experience k - 1. Cells that differ in such parts alone are trained
+        together up to there.
+        """
+        return 0
 
     # -- hooks, in the order of a run ---------------------------------------------------------------------------
 

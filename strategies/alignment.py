@@ -35,6 +35,9 @@ class Alignment(Modifier):
     temperature: float | None = setting(0.1, gt=0, search=[0.05, 0.1, 1.0], help="T of the logit normalisation (null: none)")
     shrink_old_means: bool = setting(True, help="scale means by s_c, as the source's code does")
 
+    def acts_from(self, experiences: int) -> int:
+        return 1
+
     def setup(self) -> None:
         self.means: dict[int, torch.Tensor] = {}
         self.factors: dict[int, torch.Tensor] = {}

@@ -41,6 +41,11 @@ class FPF(Modifier):
     learning_rate: float = setting(0.05, gt=0, search=[0.01, 0.05, 0.1], help="of the fine-tuning")
     distillation: float = setting(0.0, ge=0, search=[0.0, 0.1, 0.5], help="weight of the distance to stored logits")
 
+    def acts_from(self, experiences: int) -> int:
+        if self.times or self.period or self.distillation:
+            return 0
+        return experiences if self.when == "end" else 1
+
     def setup(self) -> None:
         if self.times is not None and self.period is not None:
             raise UsageError("strategy.fpf.times and strategy.fpf.period cannot both be given: choose one")

@@ -33,11 +33,12 @@ def make_run(cell: Cell, device: torch.device) -> Run:
         normalisation=_normalisation(cell, stream.source),
         pretrained=cell.model.pretrained,
         evaluation_mask=cell.evaluation.mask,
-        memory_settings=_memory_settings(cell),
+        memory_settings=memory_settings(cell),
     )
 
 
-def _memory_settings(cell: Cell) -> dict[str, Any] | None:
+def memory_settings(cell: Cell) -> dict[str, Any] | None:
+    """Size, policy and filling of the memory that the parts of a cell share; None without one."""
     remembering = [p for p in cell.parts if "memory" in p.needs]
     if not remembering:
         return None

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +22,10 @@ import torch
 
 from ..errors import Diverged, ResultWarning, UsageError
 from ..training.checkpoint import Checkpoints, writable
-from ..training.loop import Loop
+from ..training.loop import Loop, Start
 from ..training.run import Run
 from .assembly import device_of, make_run
-from .folder import Log, cell_folder, publish, stored, unmake, writing
+from .folder import Log, cell_folder, finished, publish, stored, unmake, writing
 from .identity import SCHEMA, cell_hash, provenance, source_digests
 from .machine import forget_peak_memory, peak_memory_mb, platform_of
 from .spec import Cell
@@ -31,7 +33,10 @@ from .spec import Cell
 
 @dataclass
 class Options:
-    """How a cell is run; none of it changes a number."""
+    """How a cell is run; none of it changes a number.
+
+    `start_from`: the cell of a prefix in the same `out`, and the places of its parts among this cell's.
+    """
 
     out: Path | None = None
     checkpoint_seconds: float = 30.0
@@ -39,6 +44,7 @@ class Options:
     on_start: Callable[[Run], None] | None = None
     on_step: Callable[[Run], None] | None = None
     on_event: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
+    start_from: tuple[Cell, Sequence[int]] | None = None
 
 
 def run_cell(cell: Cell, options: Options | None = None) -> dict[str, Any]:
@@ -55,17 +61,16 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
     name = cell_hash(cell)
     digests = source_digests(cell)
     folder = None if options.out is None else cell_folder(options.out, name)
-    finished = stored(folder, digests, options.rerun)
-    if finished is not None:
-        return finished
+    known = stored(folder, digests, options.rerun)
+    if known is not None:
+        return known
     if options.out is not None:
         writable(options.out)
     device = device_of(cell.spec["device"])
     forget_peak_memory(device)
     run = make_run(cell, device)
     machine = platform_of(device, cell.training.threads)
-    identity = hashlib.sha256(json.dumps([name, digests], sort_keys=True).encode()).hexdigest()
-    checkpoints = Checkpoints(None if folder is None else folder / "checkpoints", identity, machine, options.checkpoint_seconds)
+    checkpoints = _checkpoints(cell, name, folder, machine, options.checkpoint_seconds)
     made = [] if folder is None else [p for p in (folder, *folder.parents) if not p.exists()]
     if folder is not None:
         with writing(folder):
@@ -80,13 +85,14 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
         for listener in listeners:
             listener(record)
 
-    loop = Loop(run, checkpoints, report, options.on_step)
+    start = None if folder is None else _start(folder, options, machine)
+    loop = Loop(run, checkpoints, report, options.on_step, start and start.loop)
     if options.on_start is not None:
         options.on_start(run)
     status, reason = "ok", None
     with _asked_to_leave(run):
         try:
-            loop.execute()
+            loop.execute(cell.until)
         except Diverged as error:
             status, reason = error.status, str(error)
         except UsageError:
@@ -94,10 +100,45 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
                 unmake(folder, made)
             raise
     result = _result(cell, name, run, loop, status, reason, {**machine, **provenance(), "source": digests})
+    if cell.until is not None:
+        result["until"] = cell.until
+    if start is not None and loop.started:
+        result["start_from"] = start.facts
     if folder is not None:
         publish(folder, result, options.rerun)
-        checkpoints.clear()
+        if cell.until is None or status != "ok":
+            checkpoints.clear()
     return result
+
+
+def _checkpoints(cell: Cell, name: str, folder: Path | None, machine: dict[str, Any], seconds: float) -> Checkpoints:
+    identity = hashlib.sha256(json.dumps([name, source_digests(cell)], sort_keys=True).encode()).hexdigest()
+    return Checkpoints(None if folder is None else folder / "checkpoints", identity, machine, seconds)
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """A finished prefix to go on from, and what the result says of it."""
+
+    loop: Start
+    facts: dict[str, Any]
+
+
+def _start(folder: Path, options: Options, machine: dict[str, Any]) -> _Prefix | None:
+    """The prefix a cell may start from, when it is there; its log so far becomes the cell's."""
+    if options.start_from is None or options.out is None:
+        return None
+    cell, kept = options.start_from
+    name = cell_hash(cell)
+    there = cell_folder(options.out, name)
+    result = finished(there)
+    if result is None or result["status"] != "ok":
+        return None
+    if (there / "metrics.jsonl").exists() and not (folder / "metrics.jsonl").exists():
+        shutil.copyfile(there / "metrics.jsonl", folder / "metrics.jsonl")
+    seconds = sum(result["cost"][key] for key in ("seconds", "deployment_seconds", "evaluation_seconds"))
+    facts = {"cell": name, "until": cell.until, "seconds": seconds, "start_from": result.get("start_from")}
+    return _Prefix(Start(_checkpoints(cell, name, there, machine, math.inf), kept), facts)
 
 
 @contextmanager

@@ -75,10 +75,19 @@ class Log:
                 file.write(json.dumps(plain(record)) + "\n")
 
 
-def stored(folder: Path | None, digests: dict[str, str], rerun: bool) -> dict[str, Any] | None:
-    if folder is None or rerun or not (folder / "result.json").exists():
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The result in a cell's folder, or None while there is none."""
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_bytes())
+    except FileNotFoundError:
         return None
-    result = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def stored(folder: Path | None, digests: dict[str, str], rerun: bool) -> dict[str, Any] | None:
+    result = None if folder is None or rerun else finished(folder)
+    if result is None:
+        return None
     if result["environment"]["source"] != digests:
         warnings.warn(
             f"result {result['cell']} was computed by other source code than is installed now; it is shown unchanged (--rerun computes it again)",

@@ -6,6 +6,7 @@ checkpoint. A cell that fails costs itself alone.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import socket
@@ -25,8 +26,9 @@ from .engines.local import Ending, LocalEngine, Task
 from .file import Experiment, PlannedCell
 from .identity import cell_hash, source_digests
 from .limits import checked_workers, gpu_slots
+from .prefix import Prefix, shared
 from .spec import Cell, resolve
-from .store import Store
+from .store import SHARED_START, Store
 
 TARGET = "clsuite.experiment.grid:run_task"
 RERUNS = ("failed", "changed")
@@ -39,7 +41,8 @@ class GridOptions:
     """How a grid is run; none of it changes a number.
 
     `cells`: a folder for the cells, shared by several experiments. `rerun`: `failed` tries failed cells again, `changed` computes
-    cells again that other source code made. `oversubscribe`: workers times threads may exceed the cores.
+    cells again that other source code made. `oversubscribe`: workers times threads may exceed the cores. `share`: what cells have in
+    common up to some experience is computed once (`prefix`).
     """
 
     data_root: str | None = None
@@ -48,6 +51,7 @@ class GridOptions:
     rerun: str | None = None
     cells: Path | None = None
     oversubscribe: bool = False
+    share: bool = True
     say: Callable[[str], None] = lambda line: None
 
 
@@ -76,6 +80,7 @@ class _Job:
     cell: Cell
     name: str
     changed: bool = False
+    start: Prefix | None = None
 
 
 class Grid:
@@ -117,10 +122,35 @@ class Grid:
             self.store.add_plan([_row(job) for job in jobs])
             if self._engine is None:
                 self._engine = LocalEngine(self._workers, gpus=self._gpus)
-            while missing:
-                self._run(self._engine, missing)
-                missing = [job for job in missing if not self._finished(job)]
+            self._run_all(self._engine, missing)
         return [self._outcome(job) for job in jobs]
+
+    def _run_all(self, engine: LocalEngine, missing: list[_Job]) -> None:
+        """Run cells to the end, what they have in common first."""
+        starts = shared(job.cell for job in missing) if self.options.share else {}
+        if starts:
+            missing = [dataclasses.replace(job, start=starts.get(k)) for k, job in enumerate(missing)]
+            self._run_starts(engine, list(starts.values()))
+        self._passes(engine, missing)
+
+    def _run_starts(self, engine: LocalEngine, used: list[Prefix]) -> None:
+        """Run the prefixes that cells go on from; a longer one may go on from a shorter one."""
+        prefixes: dict[str, Prefix] = {}
+        for p in used:
+            while p is not None and p.name not in prefixes:
+                prefixes[p.name] = p
+                p = p.start  # type: ignore[assignment]
+        jobs = {name: _Job(PlannedCell(p.cell.label, p.cell.seed, p.cell.spec, SHARED_START), p.cell, name, start=p.start) for name, p in prefixes.items()}
+        self.store.add_plan([_row(job) for job in jobs.values()])
+        open_ = [job for job in jobs.values() if not self._finished(job)]
+        self.options.say(f"{len(used)} cells begin alike: {len(prefixes)} shared starts, {len(open_)} to run")
+        for depth in sorted({p.depth for p in prefixes.values()}):
+            self._passes(engine, [job for job in open_ if prefixes[job.name].depth == depth])
+
+    def _passes(self, engine: LocalEngine, missing: list[_Job]) -> None:
+        while missing:
+            self._run(engine, missing)
+            missing = [job for job in missing if not self._finished(job)]
 
     def _jobs(self, planned: Sequence[PlannedCell]) -> list[_Job]:
         jobs = []
@@ -207,6 +237,8 @@ class Grid:
     def _task(self, job: _Job) -> Task:
         limits = self.experiment.limits
         payload = {"raw": job.planned.raw, "out": str(self.store.cells), "data_root": self.options.data_root, "rerun": job.changed}
+        if job.start is not None:
+            payload["start_from"] = job.start.task
         return Task(job.name, TARGET, payload, self.store.folder(job.name) / "log.txt", limits.timeout, limits.memory_mb, bool(self._gpus))
 
 
@@ -240,5 +272,8 @@ def run_task(task: dict[str, Any]) -> dict[str, Any]:
     """Run the cell a task describes, in the process made for it."""
     from .cell import Options, run_cell
 
-    result = run_cell(resolve(task["raw"], task["data_root"]), Options(Path(task["out"]), rerun=task.get("rerun", False)))
+    start = task.get("start_from")
+    start_from = None if start is None else (resolve(start["raw"], task["data_root"]), start["kept"])
+    options = Options(Path(task["out"]), rerun=task.get("rerun", False), start_from=start_from)
+    result = run_cell(resolve(task["raw"], task["data_root"]), options)
     return {"status": result["status"]}

@@ -51,6 +51,7 @@ def cell_hash(cell: Cell) -> str:
         "phase": spec["phase"],
         "seed": spec["seed"],
         "device": device_of(spec["device"]).type,
+        **({} if cell.until is None else {"until": cell.until}),
         "revisions": [[plain_name(c.name), c.revision] for c in components],
         "files": {name: digest for name, digest in source_digests(cell).items() if ".py:" in name},
     }

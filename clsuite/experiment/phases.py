@@ -11,6 +11,7 @@ from typing import Any
 
 from ..scenario import Phase
 from . import selection
+from .check import check_strategies
 from .file import Experiment, PlannedCell
 from .grid import Grid, GridOptions, Outcome
 from .partition import check_data, fingerprints, with_split
@@ -29,6 +30,7 @@ def run_grid(experiment: Experiment, out: Path, **options: Any) -> list[Outcome]
     with Grid(experiment, out, way) as grid:
         if experiment.protocol.separate:
             check_data(experiment, way.data_root)
+        check_strategies(experiment, way.data_root, experiment.seeds)
         selection.read(out)
         if not way.dry_run:
             grid.begin()

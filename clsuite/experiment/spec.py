@@ -1,7 +1,9 @@
 """The specification of one cell: checked, completed with every default, in one canonical form.
 
 {scenario: {name: class_incremental, dataset: digits, ...}, model: {...}, strategy: {name: derpp, alpha: 0.1,
- modifiers: [{name: refresh, ...}]}, training: {...}, evaluation: {...}, protocol: {...}, phase, seed, device}
+ modifiers: [{name: refresh, ...}]}, training: {...}, evaluation: {...}, protocol: {...}, phase, seed, device, until}
+
+`until` is there only in a cell that ends early: after the training steps of experience `until` - 1.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ..strategy import Modifier, Part, Strategy
 from ..training.settings import Training
 
 COMPONENTS = ("scenario", "model", "strategy")
-KEYS = (*COMPONENTS, "training", "evaluation", "protocol", "phase", "seed", "device")
+KEYS = (*COMPONENTS, "training", "evaluation", "protocol", "phase", "seed", "device", "until")
 DEFAULT_NAMES = {"scenario": "class_incremental", "model": "mlp", "strategy": "naive"}
 CATALOGUES = {"scenario": "scenarios", "model": "models", "strategy": "strategies"}
 
@@ -49,6 +51,12 @@ class Cell:
         return int(self.spec["seed"])
 
     @property
+    def until(self) -> int | None:
+        """The number of experiences that are trained on, when it is not all."""
+        value: int | None = self.spec.get("until")
+        return value
+
+    @property
     def label(self) -> str:
         """How tables call the strategy."""
         return "+".join(part.label() for part in self.parts)
@@ -68,6 +76,9 @@ def resolve(raw: Mapping[str, Any], data_root: str | None = None) -> Cell:
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device = {device!r} is not valid: expected one of auto, cpu, cuda{nearest(str(device), ('auto', 'cpu', 'cuda'))}")
 
+    until = raw.get("until")
+    if until is not None and (not isinstance(until, int) or isinstance(until, bool) or until < 1):
+        raise UsageError(f"until = {until!r} is not valid: expected a whole number of experiences >= 1")
     protocol = Split.validated(groups["protocol"], "protocol")
     evaluation = EvaluationSettings.validated(groups["evaluation"], "evaluation")
     scenario_name, scenario_class, scenario_values = _component("scenario", groups["scenario"], Scenario)
@@ -95,6 +106,7 @@ def resolve(raw: Mapping[str, Any], data_root: str | None = None) -> Cell:
         "phase": phase,
         "seed": seed,
         "device": device,
+        **({} if until is None else {"until": until}),
     }
     return Cell(spec, scenario, model, parts, Training(**training_values), schedule, EvaluationSettings(**evaluation), data_root)
 
@@ -219,6 +231,8 @@ def _share_memory_size(parts: list[Part], defaults: dict[str, Any]) -> None:
 
 def check_pairing(cell: Cell, stream: Any, network: Any, pretrained: bool) -> None:
     """Refuse, in one line, parts whose needs the stream, the model or the base cannot meet, and doubled claims."""
+    if cell.until is not None and cell.until > len(stream):
+        raise UsageError(f"until = {cell.until} is more than the {len(stream)} experiences of scenario '{stream.scenario}'")
     base = cell.parts[0]
     offered = set(base.offers) | {"memory"}
     offered |= {"borders"} if stream.has_borders else set()

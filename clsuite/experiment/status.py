@@ -11,7 +11,7 @@ from ..errors import UsageError
 from .claims import held
 from .file import Experiment, read
 from .identity import differs_from_installed
-from .store import Store, row_key
+from .store import SHARED_START, Store, row_key
 
 WINDOW_SECONDS = 600.0
 """The rate counts the results of the last ten minutes."""
@@ -36,9 +36,10 @@ def standing(folder: Path) -> dict[str, Any]:
     phases: dict[str, Counter[str]] = {}
     for row in plan:
         phases.setdefault(row["phase"], Counter())[words[row["cell"]]] += 1
-    expected = max(_expected(folder / "experiment.yaml"), len(plan))
+    own = [row for row in plan if row["phase"] != SHARED_START]
+    expected = max(_expected(folder / "experiment.yaml"), len(own))
     rate = _rate([store.folder(name) / "result.json" for name, state in states.items() if state.final]) if running else None
-    left = expected - sum(states[row["cell"]].final for row in plan)
+    left = expected - sum(states[row["cell"]].final for row in own)
     failures = [{**row, "status": words[row["cell"]], "reason": states[row["cell"]].reason} for row in plan if _failed(states[row["cell"]].status)]
     return {
         "folder": str(folder),

@@ -20,10 +20,12 @@ from typing import Any
 
 from ..errors import UsageError
 from ..training.checkpoint import sync_folder
-from .folder import cell_folder, locked, plain, put, writing
+from .folder import cell_folder, finished, locked, plain, put, writing
 
 FORGIVEN = "forgiven"
 CELLS = "cells.txt"
+SHARED_START = "shared start"
+"""The phase of cells that others go on from."""
 TRANSIENT = ("oom", "timeout", "killed")  # of the machine, not of the cell: tried again
 LASTING = ("error", "usage")
 TRIES = 3
@@ -59,11 +61,7 @@ class Store:
 
     def result(self, name: str) -> dict[str, Any] | None:
         """The result of a cell, or None while there is none."""
-        try:
-            result: dict[str, Any] = json.loads((self.folder(name) / "result.json").read_bytes())
-        except FileNotFoundError:
-            return None
-        return result
+        return finished(self.folder(name))
 
     def record(self, name: str, attempt: dict[str, Any]) -> None:
         """Note an attempt that gave no result: `status`, `reason`, `log` (last lines), `host`, `pid`, `seconds`."""
@@ -150,7 +148,7 @@ def row_key(row: dict[str, Any]) -> str:
 
 
 def _place(row: dict[str, Any]) -> str:
-    return row_key({key: value for key, value in row.items() if key != "cell"})
+    return row_key({key: value for key, value in row.items() if key != "cell" or row.get("phase") == SHARED_START})
 
 
 def _difference(there: Any, here: Any, key: str) -> tuple[str, Any, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 from ..experiment.file import Experiment, read
 from ..experiment.grid import Outcome
 from ..experiment.phases import run_grid
+from ..experiment.prefix import computed_seconds
 from ..experiment.scores import by_seed, chosen
 from ..experiment.statistics import Estimate, estimate, ranks
 from .findings import LOWER, chosen_lines, comparison_rows, failure_lines, optimism_lines, passes, profile_lines, verdict_lines
@@ -112,8 +113,9 @@ def _made_with(outcomes: list[Outcome]) -> str:
     """Versions and machines behind a table, and the time all its cells took together."""
     results = [o.result for o in outcomes if o.result is not None]
     made = sorted({"Python {python}, torch {torch}, {processor}, {threads} thread(s) a cell".format(**r["environment"]) for r in results})
-    seconds = sum(r["cost"][k] for r in results for k in SECONDS)
-    return "; ".join([*made, f"{seconds / 60:.0f} minutes of computing in all"])
+    seconds, saved = computed_seconds(results)
+    sharing = f" ({saved / 60:.0f} more without what cells shared)" if saved >= 30 else ""
+    return "; ".join([*made, f"{seconds / 60:.0f} minutes of computing in all{sharing}"])
 
 
 def _sortable(value: Estimate, metric: str) -> float:

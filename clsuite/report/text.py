@@ -125,6 +125,7 @@ def _show_matrix(out: Console, result: dict[str, Any]) -> None:
 def results_command(folder: Path, form: str) -> None:
     """`clsuite results`: all rows as JSON or CSV, or groups with mean and spread."""
     from ..experiment.results import columns, groups, rows
+    from ..experiment.store import SHARED_START
 
     found = rows(folder)
     if form == "json":
@@ -138,7 +139,7 @@ def results_command(folder: Path, form: str) -> None:
         return None
     out = console()
     shown = ("final_accuracy", "average_incremental_accuracy", "backward_transfer", "forgetting", "seconds")
-    final = [row for row in found if row["trial"] is None]
+    final = [row for row in found if row["trial"] is None and row["phase"] != SHARED_START]
     phases = len({row["phase"] for row in final}) > 1
     identity = ("scenario", "dataset", "model", "strategy", *(("phase",) if phases else ()), "differs")
     lines = [(*(g[k] for k in (*identity, *shown)), f"{g['n']}" + (f" (+{g['failed']} without a result)" if g["failed"] else "")) for g in groups(final, shown)]
@@ -147,5 +148,5 @@ def results_command(folder: Path, form: str) -> None:
     out.print(table(f"{len(final)} cells below {folder}", heads, lines, right=range(len(identity), len(heads))))
     out.print("mean ± standard deviation over n seeds; higher is better, but for forgetting and seconds")
     if trials:
-        out.print(f"{trials} cells of the search are not shown (--csv and --json have a row for each)")
+        out.print(f"{trials} cells of the search and shared starts are not shown (--csv and --json have a row for each)")
     return None

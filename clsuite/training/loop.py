@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,15 +34,31 @@ from .state import Decoder, Encoder
 Report = Callable[[dict[str, Any]], None]
 
 
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint of another run to begin from, which had the parts at the places `kept` of this one's."""
+
+    checkpoints: Checkpoints
+    kept: Sequence[int]
+
+
 class Loop:
     """Trains and measures one run.
 
     `report` is told what happens (losses, rows of the matrix) as plain dictionaries; `on_step(run)` is called after every
-    step, for progress. `SIGTERM` handlers set `run.stop_requested`.
+    step, for progress. `SIGTERM` handlers set `run.stop_requested`. `started` says whether it began from `start`.
     """
 
-    def __init__(self, run: Run, checkpoints: Checkpoints, report: Report | None = None, on_step: Callable[[Run], None] | None = None):
-        self.run, self.checkpoints = run, checkpoints
+    def __init__(
+        self,
+        run: Run,
+        checkpoints: Checkpoints,
+        report: Report | None = None,
+        on_step: Callable[[Run], None] | None = None,
+        start: Start | None = None,
+    ):
+        self.run, self.checkpoints, self.start = run, checkpoints, start
+        self.started = False
         self.evaluator = Evaluator(run)
         self.losses = Losses()
         self._listener = report or (lambda record: None)
@@ -64,8 +80,11 @@ class Loop:
 
     # -- the run ------------------------------------------------------------------------------------------------
 
-    def execute(self) -> None:
-        """Run to the end, from the newest checkpoint if there is one; raises `Diverged` or `Interrupted`."""
+    def execute(self, until: int | None = None) -> None:
+        """Run to the end, from the newest checkpoint if there is one; raises `Diverged` or `Interrupted`.
+
+        With `until`, to the end of the training steps of experience `until` - 1, where a checkpoint is left.
+        """
         run = self.run
         run.seed_default_generators()
         run.model.train()
@@ -75,6 +94,8 @@ class Loop:
             self.initial, self.initial_masked = self._measure(list(range(len(run.stream.evaluation_sets))))
         position = run.progress.position
         while position.experience < len(run.stream):
+            if until is not None and (position.experience, position.stage) == (until - 1, "after"):
+                return self.save()
             stages = self._stages(position.experience)
             run.workload.begin_step()  # no stage sees labels that the one before has drawn: a resumed run would not either
             getattr(self, f"_{position.stage}")()
@@ -85,6 +106,7 @@ class Loop:
                 position.experience, position.stage = position.experience + 1, "begin"
             position.step = 0
             self._border()
+        return None
 
     def _stages(self, i: int) -> list[str]:
         last = i == len(self.run.stream) - 1
@@ -218,7 +240,7 @@ class Loop:
     def _encode(self) -> tuple[Any, dict[str, Tensor]]:
         run = self.run
         encoder = Encoder(run.model)
-        parts = [{k: v for k, v in vars(p).items() if k != "run" and k not in p.transient and k not in p.declared()} for p in run.parts]
+        parts = [{k: v for k, v in vars(p).items() if k not in ("run", "name") and k not in p.transient and k not in p.declared()} for p in run.parts]
         own = {
             "position": asdict(run.progress.position),
             "step": run.progress.step,
@@ -230,6 +252,7 @@ class Loop:
             "rows": [self.R, self.masked, self.initial, self.initial_masked, self.bins],
             "probes": self.probes,
             "exact": self.exact,
+            "started": self.started,
             "reported": self.reported,
             "python": random.getstate(),
             "numpy": np.random.get_state(legacy=False),
@@ -256,11 +279,14 @@ class Loop:
             self.checkpoints.save(*self._encode())
 
     def _resume(self) -> bool:
-        found = self.checkpoints.load()
+        run = self.run
+        found, kept = self.checkpoints.load(), range(len(run.parts))
+        if found is None and self.start is not None:
+            found, kept = self.start.checkpoints.load(), self.start.kept  # type: ignore[assignment]
+            self.started = found is not None
         if found is None:
             return False
         tree, tensors, exact = found
-        run = self.run
         decoder = Decoder(tensors, run)
         decoder.decode(tree["model"], run.model)
         own = decoder.decode(tree["loop"])
@@ -271,7 +297,7 @@ class Loop:
         run.cost = run.costs["training"]
         run.generators.update(decoder.decode(tree["generators"], run.generators))
         decoder.decode(tree["memories"], run.memories)
-        for part, state in zip(run.parts, tree["parts"], strict=True):
+        for part, state in zip([run.parts[k] for k in kept], tree["parts"], strict=True):
             for name, value in state:
                 setattr(part, name, decoder.decode(value, getattr(part, name, None)))
         if tree["optimizer"] is not None:
@@ -281,6 +307,7 @@ class Loop:
         self.R, self.masked, self.initial, self.initial_masked, self.bins = own["rows"]
         self.losses.restore(own["losses"])
         self.seconds, self.probes, self.exact = own["seconds"], own["probes"], own["exact"] and exact
+        self.started = self.started or own["started"]
         random.setstate(own["python"])
         np.random.set_state(own["numpy"])
         torch.set_rng_state(own["torch"].cpu())
