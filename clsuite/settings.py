@@ -94,24 +94,14 @@ class Configurable:
             setattr(self, name, value)
 
     @classmethod
-    def declared(cls) -> dict[str, Setting]:
+    def declared(cls) -> Mapping[str, Setting]:
         """Settings by name, base classes first."""
-        found: dict[str, Setting] = {}
-        for base in reversed(cls.__mro__):
-            found.update({name: value for name, value in vars(base).items() if isinstance(value, Setting)})
-        return found
+        return _declared(cls)
 
     @classmethod
-    def hints(cls) -> dict[str, Any]:
+    def hints(cls) -> Mapping[str, Any]:
         """The type of each setting."""
-        found: dict[str, Any] = dict.fromkeys(cls.declared(), Any)
-        for base in reversed(cls.__mro__):
-            # only the settings: a class may annotate other attributes with names that exist for type checkers alone
-            wanted = {name: hint for name, hint in inspect.get_annotations(base).items() if isinstance(vars(base).get(name), Setting)}
-            if wanted:
-                holder = types.SimpleNamespace(__annotations__=wanted)
-                found.update(typing.get_type_hints(holder, vars(sys.modules[base.__module__])))
-        return found
+        return _hints(cls)
 
     @classmethod
     def validated(cls, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -184,3 +174,23 @@ def describe(hint: Any) -> str:
 def _near_choice(value: Any, hint: Any) -> str:
     choices = [c for option in _alternatives(hint) for c in _choices(option)]
     return nearest(str(value), map(str, choices)) if choices and isinstance(value, str) else ""
+
+
+@functools.cache
+def _declared(cls: type[Configurable]) -> Mapping[str, Setting]:
+    found: dict[str, Setting] = {}
+    for base in reversed(cls.__mro__):
+        found.update({name: value for name, value in vars(base).items() if isinstance(value, Setting)})
+    return types.MappingProxyType(found)
+
+
+@functools.cache
+def _hints(cls: type[Configurable]) -> Mapping[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(_declared(cls), Any)
+    for base in reversed(cls.__mro__):
+        # only the settings: a class may annotate other attributes with names that exist for type checkers alone
+        wanted = {name: hint for name, hint in inspect.get_annotations(base).items() if isinstance(vars(base).get(name), Setting)}
+        if wanted:
+            holder = types.SimpleNamespace(__annotations__=wanted)
+            found.update(typing.get_type_hints(holder, vars(sys.modules[base.__module__])))
+    return types.MappingProxyType(found)

@@ -7,6 +7,7 @@ is damaged or cannot be written costs time, never a run: the value is computed a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -25,6 +26,12 @@ _FORMAT = 1
 
 def cache_root() -> Path:
     """The suite's cache folder on this platform (`XDG_CACHE_HOME` is honoured on Linux)."""
+    return _cache_root(os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
+
+
+@functools.cache
+def _cache_root(xdg: str | None, home: str | None) -> Path:
+    """Of one surrounding; asked for once a cell, and slow to find out."""
     return Path(platformdirs.user_cache_dir("clsuite", appauthor=False))
 
 

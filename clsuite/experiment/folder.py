@@ -20,7 +20,7 @@ from ..training.checkpoint import sync_folder
 
 def cell_folder(out: Path, name: str) -> Path:
     """Where the cell with a given hash lies below an `out` folder."""
-    return out / "cells" / name[:2] / name
+    return Path(f"{out}/cells/{name[:2]}/{name}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ checkpoint. A cell that fails costs itself alone.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import socket
@@ -24,7 +25,7 @@ from .assembly import device_of
 from .claims import Claim, claim
 from .engines.local import Ending, LocalEngine, Task
 from .file import Experiment, PlannedCell
-from .identity import cell_hash, source_digests
+from .identity import cell_content, content_hash, source_digests
 from .limits import checked_workers, gpu_slots
 from .prefix import Prefix, shared
 from .spec import Cell, resolve
@@ -57,7 +58,7 @@ class GridOptions:
 
 @dataclass
 class Outcome:
-    """A cell of the grid: its result, or why there is none."""
+    """A cell of the grid: its result, or why there is none. `samples`: training samples it is planned to see (in a dry run)."""
 
     label: str
     seed: int
@@ -66,6 +67,7 @@ class Outcome:
     phase: str = "evaluation"
     trial: int | None = None
     status: str = "missing"
+    samples: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -95,6 +97,8 @@ class Grid:
         if self._gpus:
             self._workers = min(self._workers, len(self._gpus))
         self._engine: LocalEngine | None = None
+        self._known: dict[str, tuple[Cell, dict[str, Any]]] = {}
+        self._sizes: dict[str, int] = {}
         self._tried: set[str] = set()
         self._noted = False
 
@@ -153,10 +157,16 @@ class Grid:
             missing = [job for job in missing if not self._finished(job)]
 
     def _jobs(self, planned: Sequence[PlannedCell]) -> list[_Job]:
+        """Cells with their hashes; those that differ in the seed alone are resolved once."""
         jobs = []
         for p in planned:
-            cell = self.experiment.resolved(p, self.options.data_root)
-            name = cell_hash(cell)
+            alike = json.dumps({key: value for key, value in p.raw.items() if key != "seed"}, sort_keys=True)
+            if alike not in self._known:
+                cell = self.experiment.resolved(p, self.options.data_root)
+                self._known[alike] = cell, cell_content(cell)
+            cell, content = self._known[alike]
+            cell = dataclasses.replace(cell, spec={**cell.spec, "seed": p.seed})
+            name = content_hash({**content, "seed": p.seed})
             jobs.append(_Job(p, cell, name, self.options.rerun == "changed" and self._other_source(name, cell)))
         return jobs
 
@@ -166,10 +176,9 @@ class Grid:
             for name in {job.name for job in jobs} - self._tried:
                 self.store.forgive(name)
         self._tried |= {job.name for job in jobs}
-        states = {job.name: self.store.state(job.name) for job in jobs}
         first = {job.name: job for job in reversed(jobs)}
         missing = [job for job in jobs if first[job.name] is job and not self._finished(job)]
-        failed = sum(states[job.name].final and self.store.result(job.name) is None for job in jobs)
+        failed = sum(not job.changed and (state := self.store.state(job.name)).final and state.status not in ("ok", "diverged") for job in jobs)
         open_ = {job.name for job in missing}
         counts = [f"{len(jobs)} cells", f"{sum(job.name not in open_ for job in jobs) - failed} finished"]
         counts += [f"{failed} failed before (--rerun failed tries them again)"] if failed else []
@@ -192,7 +201,15 @@ class Grid:
 
     def _outcome(self, job: _Job) -> Outcome:
         state, result, p = self.store.state(job.name), self.store.result(job.name), job.planned
-        return Outcome(p.label, p.seed, result, None if result else state.reason, p.phase, p.trial, state.status)
+        samples = self._samples(job.cell) if self.options.dry_run else None
+        return Outcome(p.label, p.seed, result, None if result else state.reason, p.phase, p.trial, state.status, samples)
+
+    def _samples(self, cell: Cell) -> int:
+        """Training samples of the stream, every epoch counted; what strategies add to them is not known beforehand."""
+        stream = json.dumps([cell.spec[key] for key in ("scenario", "protocol", "phase")], sort_keys=True)
+        if stream not in self._sizes:
+            self._sizes[stream] = sum(len(e) for e in cell.scenario.stream(cell.spec["phase"], cell.seed).experiences)
+        return self._sizes[stream] * int(cell.training.epochs or 1)
 
     def _run(self, engine: LocalEngine, missing: list[_Job]) -> None:
         """One pass over the missing cells: those that nobody else is at are run, the others left for the next pass."""

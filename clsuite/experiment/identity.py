@@ -32,6 +32,16 @@ def _hashed_settings(component: Configurable, values: dict[str, Any]) -> dict[st
 
 def cell_hash(cell: Cell) -> str:
     """SHA-256 (24 hex) of the canonical spec, the data's content, and the revision of every component used."""
+    return content_hash(cell_content(cell))
+
+
+def content_hash(content: dict[str, Any]) -> str:
+    """The hash of what `cell_content` gave; cells that differ in the seed alone differ there in `seed`."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def cell_content(cell: Cell) -> dict[str, Any]:
+    """What makes a cell the same cell, as plain values."""
     spec = cell.spec
     strategy = [_hashed_settings(part, {"name": plain_name(part.name), **part.settings()}) for part in cell.parts]
     data = {name: load_source(name, cell.data_root).identity for name in filter(None, (cell.scenario.dataset, cell.scenario.split.tuning_dataset))}
@@ -40,7 +50,7 @@ def cell_hash(cell: Cell) -> str:
     schedule = _hashed_settings(cell.schedule, spec["training"]["schedule"])
     protocol = {**_hashed_settings(cell.scenario.split, spec["protocol"]), "tuning_dataset": data.get(cell.scenario.split.tuning_dataset or "")}
     components: list[Any] = [cell.scenario, cell.model, cell.schedule, *cell.parts]
-    content = {
+    return {
         "schema": SCHEMA,
         "scenario": scenario,
         "model": {**_hashed_settings(cell.model, spec["model"]), "weights": _weights_digest(cell)},
@@ -55,7 +65,6 @@ def cell_hash(cell: Cell) -> str:
         "revisions": [[plain_name(c.name), c.revision] for c in components],
         "files": {name: digest for name, digest in source_digests(cell).items() if ".py:" in name},
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _weights_digest(cell: Cell) -> str | None:

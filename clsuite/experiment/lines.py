@@ -10,7 +10,9 @@ import yaml
 
 from ..errors import UsageError
 
-WORDS = re.compile(r"'([^']+)'|\b((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*|[A-Za-z_]\w*)(?= (?:=|is|has|with)\b| =)")
+WORDS = re.compile(r"'([^']+)'|\b((?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*|[A-Za-z_]\w*(?= =))")
+"""What a message may quote of a file: anything in quotes, dotted settings, and names before an equals sign."""
+SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def located(error: UsageError, file: str, lines: Lines, within: str | None = Non
     """The error with the file and the line before it."""
     message = str(error).removeprefix(f"{file}: ")
     place = "" if re.match(r"line \d+: ", message) else lines.locate(message, within)
-    who = f"{within}: " if within is not None and not message.startswith(f"{within}: ") else ""
+    shown = within if within is None or len(within) <= SHOWN else within[:SHOWN] + "..."
+    who = f"{shown}: " if within is not None and not message.startswith(f"{within}: ") else ""
     return type(error)(f"{file}: {place}{who}{message}")
 
 

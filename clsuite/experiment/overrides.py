@@ -44,6 +44,8 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=Loader)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{where}: brackets are nested too deeply") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark is not None else ""

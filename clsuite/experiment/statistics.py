@@ -54,6 +54,14 @@ def estimate(values: Sequence[float]) -> Estimate:
         # in units of the spread, so that a level far above it costs no digits
         interval = stats.bootstrap(((found - mean) / spread,), _rounded_mean, n_resamples=RESAMPLES, rng=generator("bootstrap", n)).confidence_interval
         return Estimate(mean, spread, mean + spread * float(interval.low), mean + spread * float(interval.high), n)
+    return student(values)
+
+
+def student(values: Sequence[float]) -> Estimate:
+    """As `estimate`, with Student's t-interval at every number of values: what verdicts rest on."""
+    found = _sorted(values)
+    n = len(found)
+    mean, spread = _moments(found)
     half = _t(n - 1) * spread / math.sqrt(n) if n > 1 else math.nan
     return Estimate(mean, spread, mean - half, mean + half, n)
 

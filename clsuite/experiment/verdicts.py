@@ -10,7 +10,7 @@ from .expectations import Expectation, Term
 from .file import Experiment
 from .grid import Outcome
 from .scores import by_seed, chosen
-from .statistics import Estimate, estimate, paired, slope, welch
+from .statistics import Estimate, slope, student, welch
 
 PAIRS = 3
 """Seeds below which nothing is decided."""
@@ -34,7 +34,7 @@ class Verdict:
 
 
 def judge(expectation: Expectation, experiment: Experiment, outcomes: Iterable[Outcome]) -> Verdict:
-    """Holds when the 95 % interval lies beyond the margin, fails when it lies on the other side of it, else undecided.
+    """Holds when the 95 % t-interval lies beyond the margin, fails when it lies on the other side of it, else undecided.
 
     Phases that share seeds are compared seed by seed, tuning and evaluation, which never do, by Welch's interval of two means. Fewer
     than three seeds decide nothing.
@@ -47,14 +47,14 @@ def _difference(expectation: Expectation, experiment: Experiment, outcomes: list
     first, second = expectation.a, expectation.b
     a = _values(expectation, first, experiment, outcomes)
     if second is None:
-        return estimate(list(a.values())), "one mean"
+        return student(list(a.values())), "one mean"
     b = _values(expectation, second, experiment, outcomes)
     if second.value is not None:
-        return estimate([v - second.value for v in a.values()]), "one mean"
+        return student([v - second.value for v in a.values()]), "one mean"
     if first.value is not None:
-        return estimate([first.value - v for v in b.values()]), "one mean"
+        return student([first.value - v for v in b.values()]), "one mean"
     if (first.phase == "tuning") == (second.phase == "tuning"):
-        return paired(a, b), "pairs"
+        return student([a[s] - b[s] for s in sorted(set(a) & set(b))]), "pairs"
     return welch(list(a.values()), list(b.values())), "two means"
 
 

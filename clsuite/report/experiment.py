@@ -15,9 +15,9 @@ from ..experiment.prefix import computed_seconds
 from ..experiment.scores import by_seed, chosen
 from ..experiment.statistics import Estimate, estimate, ranks
 from .findings import LOWER, chosen_lines, comparison_rows, failure_lines, optimism_lines, passes, profile_lines, verdict_lines
+from .plan import show_plan
 from .text import console, table
 
-SECONDS = ("seconds", "deployment_seconds", "evaluation_seconds")
 COMPARISON = ("difference", "mean [95 % interval]", "Wilcoxon p (Holm)", "P(better)", "n")
 
 
@@ -27,8 +27,7 @@ def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path 
     folder = out or Path("runs") / file.stem
     outcomes = run_grid(experiment, folder, say=_say, **options)
     if options.get("dry_run"):
-        for line in _planned(experiment, outcomes):
-            print(line)
+        show_plan(experiment, outcomes)
         return 0
     title, heads, rows, lines = summary(experiment, outcomes)
     shown = console()
@@ -43,26 +42,6 @@ def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _planned(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
-    """What a dry run shows: every cell that is known, and what is left to be decided by the tuning."""
-    lines = [f"protocol {experiment.protocol.name}"]
-    for o in outcomes:
-        trial = "" if o.trial is None else f", trial {o.trial}"
-        known = not experiment.protocol.tunes or "tuning" in o.phase or o.status != "missing"
-        state = "finished" if o.ok else o.status if o.status != "missing" else "to run" if known else "to be tuned"
-        lines.append(f"{state:12}{o.phase:20}{o.label}{trial}, seed {o.seed}")
-    if experiment.protocol.tunes:
-        t = experiment.tuning
-        trials, more = (f"up to {len(experiment.labels)} x {n}" for n in (t.trials, min(t.finalists, t.trials)))
-        further = f"{more} finalists x {t.finalist_seeds} seeds"
-        lines.append(f"tuning: {trials} trials x {t.tuning_seeds} seeds, {further}; evaluation: {len(experiment.labels)} x {len(experiment.seeds)} seeds")
-    done = [sum(o.result["cost"][k] for k in SECONDS) for o in outcomes if o.result is not None]
-    missing = sum(o.status == "missing" for o in outcomes)
-    mean = sum(done) / len(done) if done else math.nan
-    estimate_text = f"about {mean * missing / 60:.1f} minutes of one worker, at {mean:.1f} s a cell" if done else "no cell is finished yet to estimate from"
-    return [*lines, f"{missing} cells to run: {estimate_text}"]
 
 
 def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[str], list[list[str]], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from ..experiment.file import Experiment
@@ -51,7 +52,7 @@ def optimism_lines(experiment: Experiment, outcomes: list[Outcome]) -> list[str]
     lines, frozen_means = [], {}
     for label, choice in conventional.items():
         fresh, frozen = (by_seed(outcomes, label, metric, phase) for phase in ("conventional", "evaluation"))
-        if not fresh or not frozen:
+        if not fresh or not frozen or not math.isfinite(choice.score):
             continue
         frozen_means[label] = sum(frozen.values()) / len(frozen)
         found = optimism(choice.score, fresh, frozen)
