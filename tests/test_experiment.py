@@ -48,20 +48,44 @@ class Dies(Strategy):
 """
 
 WRONG = {
-    "unknown key": ("scenarios: {}\n" + SMALL, "unknown key 'scenarios'; did you mean 'scenario'"),
+    "unknown key": ("scenarios: {}\n" + SMALL, "line 1: unknown key 'scenarios'; did you mean 'scenario'"),
     "duplicate key": (SMALL + "seeds: 3\n", "line 9: key 'seeds' is given twice"),
-    "alias": (SMALL.replace("{epochs: 1}", "&a {epochs: 1}") + "evaluation: *a\n", "aliases"),
-    "tag that runs code": (SMALL + "device: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+    "alias": (SMALL.replace("{epochs: 1}", "&a {epochs: 1}") + "evaluation: *a\n", "line 9: aliases"),
+    "bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "line 2: aliases"),
+    "deep nesting": (SMALL + "columns: " + "[" * 5000, "nested too deeply"),
+    "tag that runs code": (SMALL + "device: !!python/object/apply:os.getcwd []\n", "line 9: could not determine a constructor"),
+    "broken YAML": (SMALL.replace("[naive,", "[[naive,"), "line 6: "),
     "empty list": (SMALL.replace("[naive, {name: replay, buffer_size: 20}]", "[]"), "strategies is empty"),
-    "same label twice": (SMALL.replace("[naive,", "[naive, naive,"), "'naive' occurs twice"),
-    "unknown strategy": (SMALL.replace("[naive,", "[niave,").replace("- naive >", "- niave >"), "did you mean 'naive'"),
-    "misspelt setting": (SMALL.replace("buffer_size", "bufer_size"), "did you mean 'buffer_size'"),
-    "wrong type": (SMALL.replace("epochs: 1", "epochs: many"), "training.epochs = 'many' is not valid"),
-    "claim about nobody": (SMALL.replace("replay - naive >", "replay - joint >"), "unknown strategy 'joint'"),
-    "claim in no form": (SMALL.replace("replay - naive > 0.0", "replay beats naive"), "is not of the form"),
-    "claim on no metric": (SMALL.replace("- replay - naive > 0.0", "- {compare: replay - naive > 0.0, metric: acuracy}"), "unknown metric 'acuracy'"),
-    "seeds given twice": (SMALL.replace("seeds: 2", "seeds: [1, 1]"), "seeds = [1, 1] is not valid"),
-    "another protocol": (SMALL.replace("fixed", "two-fase"), "did you mean 'two-phase'"),
+    "same label twice": (SMALL.replace("[naive,", "[naive, naive,"), "line 5: strategies: 'naive' occurs twice"),
+    "unknown strategy": (
+        SMALL.replace("[naive,", "[niave,").replace("- naive >", "- niave >"),
+        "line 5: niave: unknown strategy 'niave'; did you mean 'naive'",
+    ),
+    "name with dots": (
+        SMALL.replace("[naive,", "[../../etc/passwd,").replace("- naive >", "- ../../etc/passwd >"),
+        "line 5: ../../etc/passwd: unknown strategy",
+    ),
+    "name of 300 characters": (SMALL.replace("naive", "x" * 300), f"unknown strategy '{'x' * 77}...'"),
+    "misspelt setting": (SMALL.replace("buffer_size", "bufer_size"), "line 5: replay: unknown setting 'strategy.bufer_size'; did you mean 'buffer_size'"),
+    "wrong type": (SMALL.replace("epochs: 1", "epochs: many"), "line 3: naive: training.epochs = 'many' is not valid"),
+    "value out of bounds": (SMALL.replace("epochs: 1", "epochs: 0"), "line 3: naive: training.epochs = 0 is out of bounds"),
+    "group without settings": (SMALL.replace("training: {epochs: 1}", "training: 3"), "line 3: training = 3 is not valid"),
+    "stream that cannot be made": (SMALL.replace("experiences: 2", "experiences: 3"), "line 1: naive: scenario.experiences = 3 does not divide 10 classes"),
+    "parts that exclude each other": (
+        SMALL.replace("[naive, {name: replay,", "[naive, {name: replay+fpf, label: replay, fpf: {times: 2, period: 3},"),
+        "line 5: replay: strategy.fpf.times and strategy.fpf.period cannot both be given",
+    ),
+    "claim about nobody": (SMALL.replace("replay - naive >", "replay - joint >"), "expect: unknown strategy 'joint'"),
+    "claim in no form": (SMALL.replace("replay - naive > 0.0", "replay beats naive"), "line 8: expect: 'replay beats naive' is not of the form"),
+    "claim on no metric": (
+        SMALL.replace("- replay - naive > 0.0", "- {compare: replay - naive > 0.0, metric: acuracy}"),
+        "line 8: expect: unknown metric 'acuracy'; did you mean 'final_accuracy'",
+    ),
+    "column that is none": (SMALL + "columns: [final_acuracy]\n", "line 9: columns: unknown metric 'final_acuracy'; did you mean 'final_accuracy'"),
+    "seeds given twice": (SMALL.replace("seeds: 2", "seeds: [1, 1]"), "line 6: seeds = [1, 1] is not valid"),
+    "another protocol": (SMALL.replace("fixed", "two-fase"), "line 4: protocol = 'two-fase' is not valid: expected one of"),
+    "limit that is none": (SMALL + "limits: {time: 3}\n", "line 9: unknown setting 'limits.time'; did you mean 'timeout'"),
+    "limit out of bounds": (SMALL + "limits: {timeout: 0}\n", "line 9: limits.timeout = 0"),
     "a list instead of a mapping": ("- naive\n", "expected a mapping"),
 }
 
@@ -78,7 +102,7 @@ def test_a_wrong_file_is_refused_in_one_line_before_anything_is_written(text: st
     with pytest.raises(UsageError) as caught:
         run_grid(read(written(tmp_path, text)), tmp_path / "out", workers=1)
     assert expected in str(caught.value)
-    assert str(tmp_path / "experiment.yaml") in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'experiment.yaml'}: ")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -90,6 +114,19 @@ def test_overrides_reach_every_cell_and_with_only_its_own(tmp_path: Path) -> Non
     training = {c.label: c.raw["training"] for c in experiment.cells}
     assert training == {"naive": {"epochs": 1, "batch_size": 7}, "long": {"epochs": 5, "batch_size": 7}, "replay": {"epochs": 1, "batch_size": 7}}
     assert [c.seed for c in experiment.cells] == [4, 4, 4]
+
+
+@pytest.mark.unit
+def test_a_mistake_on_the_command_line_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"experiment.yaml: 'training.epochs=0': naive: training.epochs = 0 is out of bounds"):
+        run_grid(read(written(tmp_path, SMALL), ["training.epochs=0"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
+def test_a_name_and_its_settings_may_be_given_apart(tmp_path: Path) -> None:
+    experiment = read(written(tmp_path, SMALL.replace("model: {name: mlp, hidden: [8]}", "model: mlp")), ["model.hidden=[4]"])
+    assert experiment.cells[0].raw["model"] == {"name": "mlp", "hidden": [4]}
 
 
 @pytest.mark.unit

@@ -149,6 +149,39 @@ def test_the_conventional_protocol_tunes_on_what_it_reports_and_says_so(tmp_path
     assert read(tmp_path / "experiment.yaml").protocol.leaky
 
 
+def test_a_validation_share_is_left_out_of_training_while_choosing_and_only_then(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, FILE.replace("two-phase, trials: 3", "conventional, trials: 3, validation: 0.25"))
+    for o in outcomes:
+        assert o.result
+        tested = sum(s["samples"] for s in o.result["evaluation_sets"])
+        # 20 samples a class: 5 are held out; the official test set of digits has 359
+        assert (o.result["spec"]["protocol"]["held_out"], tested) == ((0.25, 50) if o.phase == "tuning" else (None, 359))
+
+
+FIRST = FILE.replace("experiences: 2", "experiences: 5").replace("two-phase, trials: 3", "first-experiences, first: 2, trials: 3")
+
+
+def test_the_first_experiences_are_tuned_on_and_the_others_evaluated_from_scratch(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, FIRST)
+    assert {o.status for o in outcomes} == {"ok"}
+    parts = {(o.phase, o.result["stream"]["part"], len(o.result["matrix"])) for o in outcomes if o.result}
+    assert parts == {("tuning", "experiences 0 to 1 of 5", 2), ("evaluation", "experiences 2 to 4 of 5", 3)}
+    experiment = read(tmp_path / "experiment.yaml")
+    cell = experiment.resolved(experiment.cells[0], None)
+    streams = [cell.scenario.stream(phase, seed) for phase, seed in (("tuning", 1000), ("tuning", 1001), ("evaluation", 0), ("evaluation", 1))]
+    classes = [sorted(c for e in s.experiences for c in e.classes) for s in streams]
+    assert classes[0] == classes[1] and classes[2] == classes[3]  # one stream, whatever the seed
+    assert sorted(classes[0] + classes[2]) == list(range(10))
+    check_disjoint(streams[:2], streams[2:])
+
+
+def test_a_stream_whose_experiences_share_samples_cannot_be_cut(tmp_path: Path) -> None:
+    text = FIRST.replace("class_incremental", "domain_incremental").replace("samples_per_class: 20", "kind: permutation")
+    with pytest.raises(UsageError, match=r"share \d+ samples of digits"):
+        run(tmp_path, text)
+    assert not (tmp_path / "out").exists()
+
+
 def test_optimism_is_measured_on_the_evaluation_stream_alone(tmp_path: Path) -> None:
     outcomes = run(tmp_path, FILE.replace("trials: 3", "trials: 3, optimism: true").replace("[naive, {", "[{"))
     phases = {o.phase for o in outcomes}
@@ -251,6 +284,9 @@ WRONG = {
     "a metric that is none": (FILE.replace("trials: 3", "select_on: acuracy"), "unknown metric 'acuracy'"),
     "evaluation seeds among the tuning seeds": (FILE.replace("seeds: 2\n", "seeds: [0, 1000]\n"), "seeds = [1000]"),
     "too few classes": (FILE.replace("trials: 3", "split: classes, trials: 3").replace("experiences: 2", "experiences: 10"), "protocol.split = 'classes'"),
+    "more first experiences than there are": (FIRST.replace("first: 2", "first: 5"), "protocol.first = 5 leaves nothing to evaluate"),
+    "a split under first-experiences": (FIRST.replace("first: 2", "split: samples"), "unknown setting 'protocol.split'"),
+    "optimism where all is leaky": (FILE.replace("two-phase", "conventional, optimism: true"), "unknown setting 'protocol.optimism'"),
     "a search under fixed": (FILE.replace("{name: two-phase, trials: 3, tuning_seeds: 2, finalists: 2, finalist_seeds: 1}", "fixed"), "searches nothing"),
 }
 

@@ -122,8 +122,9 @@ class Grid:
         """Run what is missing of the cells and give all their outcomes in order; a failure of the machine is tried again twice."""
         jobs = self._jobs(planned)
         missing = self._missing(jobs, phase)
-        if missing and not self.options.dry_run:
+        if not self.options.dry_run:
             self.store.add_plan([_row(job) for job in jobs])
+        if missing and not self.options.dry_run:
             if self._engine is None:
                 self._engine = LocalEngine(self._workers, gpus=self._gpus)
             self._run_all(self._engine, missing)
