@@ -14,11 +14,21 @@ from ..experiment.phases import run_grid
 from ..experiment.prefix import computed_seconds
 from ..experiment.scores import by_seed, chosen
 from ..experiment.statistics import Estimate, estimate, ranks
-from .findings import LOWER, chosen_lines, comparison_rows, failure_lines, optimism_lines, passes, profile_lines, verdict_lines
+from .findings import (
+    COMPARISON,
+    LOWER,
+    OPTIMISM,
+    chosen_lines,
+    comparison_rows,
+    failure_lines,
+    optimism_lines,
+    optimism_rows,
+    passes,
+    profile_lines,
+    verdict_lines,
+)
 from .plan import show_plan
 from .text import console, table
-
-COMPARISON = ("difference", "mean [95 % interval]", "Wilcoxon p (Holm)", "P(better)", "n")
 
 
 def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path | None = None, **options: Any) -> int:
@@ -32,6 +42,8 @@ def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path 
     title, heads, rows, lines = summary(experiment, outcomes)
     shown = console()
     shown.print(table(title, heads, rows, right=range(1, len(heads))))
+    if bias := optimism_rows(experiment, outcomes):
+        shown.print(table(f"Optimism in {_words(experiment.tuning.select_on)} on the evaluation stream", OPTIMISM, bias, right=range(1, len(OPTIMISM))))
     for line in lines:
         shown.print(line, soft_wrap=True)
     shown.print(f"folder: {folder} (clsuite results {folder} shows every row)", soft_wrap=True)
@@ -58,7 +70,7 @@ def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[
         cost = f"{sum(map(passes, done)) / len(done):,.0f}" if done else "-"
         tuning = [f"{tuned[label].score:.4f}", f"{tuned[label].rank} / {after.get(label, math.nan):g}"] if label in tuned else ["-", "-"]
         rows.append([label, *(_text(estimates[m][label]) for m in shown), *(tuning if experiment.spaces else []), cost, str(estimates[first][label].n)])
-    heads = ["strategy", *(m.replace("_", " ") + (" (lower is better)" if m in LOWER else "") for m in shown)]
+    heads = ["strategy", *(_words(m) + (" (lower is better)" if m in LOWER else "") for m in shown)]
     heads += (["score in tuning", "rank tuning / evaluation"] if experiment.spaces else []) + ["backward passes", "n"]
     lines = [*chosen_lines(experiment, tuned), *optimism_lines(experiment, outcomes), *profile_lines(experiment, final, first)]
     lines += [*verdict_lines(experiment, outcomes), *failure_lines(outcomes)]
@@ -74,10 +86,16 @@ def _markdown(experiment: Experiment, outcomes: list[Outcome], command: str) -> 
     about = next((line.lstrip("# ") for line in experiment.path.read_text().splitlines() if line.startswith("#")), "")
     text = [f"# {experiment.path.stem}", "", about, "", f"`{command}`; {_made_with(outcomes)}", "", f"{title.partition(': ')[2].capitalize()}.", ""]
     text += [*_grid(heads, rows), "", *(f"- {line}" for line in lines), ""]
+    if bias := optimism_rows(experiment, outcomes):
+        text += [f"Optimism in {_words(experiment.tuning.select_on)} on the evaluation stream.", "", *_grid(list(OPTIMISM), bias), ""]
     metric = experiment.columns[0]
     if pairs := comparison_rows(experiment, outcomes, metric):
-        text += [f"Differences in {metric.replace('_', ' ')}, paired by seed.", "", *_grid(list(COMPARISON), pairs), ""]
+        text += [f"Differences in {_words(metric)}, paired by seed.", "", *_grid(list(COMPARISON), pairs), ""]
     return "\n".join(text)
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
 
 
 def _grid(heads: list[str], rows: list[list[str]]) -> list[str]:

@@ -12,6 +12,8 @@ from ..experiment.scores import Chosen, by_seed, chosen
 from ..experiment.statistics import RankAgreement, compare_all, kendall_tau, optimism, performance_profile, ranks
 from ..experiment.verdicts import judge
 
+COMPARISON = ("difference", "mean [95 % interval]", "Wilcoxon p (Holm)", "P(better)", "n")
+OPTIMISM = ("strategy", "reported by conventional tuning", "frozen", "optimism", "= selection bias", "+ transfer regret", "n")
 TARGET_SHARE = 0.95
 """Share of the best strategy's mean that counts as reached in a performance profile."""
 RATIOS = (1.0, 2.0, 4.0, 8.0)
@@ -45,26 +47,27 @@ def _tau(agreement: RankAgreement) -> str:
     return f"Kendall tau {agreement.tau:.2f}{p} over {agreement.n} strategies"
 
 
-def optimism_lines(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
-    """What tuning on the evaluation stream itself would have reported, against what frozen settings reach there."""
-    metric = experiment.tuning.select_on
-    conventional = chosen(experiment, outcomes, "conventional tuning", "conventional")
-    lines, frozen_means = [], {}
-    for label, choice in conventional.items():
+def optimism_rows(experiment: Experiment, outcomes: list[Outcome]) -> list[list[str]]:
+    """By strategy: what tuning on the evaluation stream itself would have reported, what frozen settings reach, and the parts of the difference."""
+    metric, rows = experiment.tuning.select_on, []
+    for label, choice in chosen(experiment, outcomes, "conventional tuning", "conventional").items():
         fresh, frozen = (by_seed(outcomes, label, metric, phase) for phase in ("conventional", "evaluation"))
-        if not fresh or not frozen or not math.isfinite(choice.score):
-            continue
-        frozen_means[label] = sum(frozen.values()) / len(frozen)
-        found = optimism(choice.score, fresh, frozen)
-        bias, regret = (f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]" for e in (found.selection_bias, found.transfer_regret))
-        lines.append(
-            f"optimism of {label}: {found.total:+.4f} = selection bias {bias} + transfer regret {regret}, n = {found.transfer_regret.n} "
-            f"(tuned on the evaluation stream itself it would report {choice.score:.4f})"
-        )
-    if len(frozen_means) > 1:
-        agreement = kendall_tau({label: conventional[label].score for label in frozen_means}, frozen_means)
-        lines.append(f"order as the conventional practice reports it and with frozen settings: {_tau(agreement)}, on {metric}")
-    return lines
+        if fresh and frozen and math.isfinite(choice.score):
+            found = optimism(choice.score, fresh, frozen)
+            parts = [f"{e.mean:+.4f} [{e.low:+.4f}, {e.high:+.4f}]" for e in (found.selection_bias, found.transfer_regret)]
+            mean = sum(frozen.values()) / len(frozen)
+            rows.append([label, f"{choice.score:.4f}", f"{mean:.4f}", f"{found.total:+.4f}", *parts, str(found.transfer_regret.n)])
+    return rows
+
+
+def optimism_lines(experiment: Experiment, outcomes: list[Outcome]) -> list[str]:
+    """How far the order that the conventional practice reports agrees with that of frozen settings."""
+    metric = experiment.tuning.select_on
+    reported = {label: c.score for label, c in chosen(experiment, outcomes, "conventional tuning", "conventional").items()}
+    frozen = {label: sum(v.values()) / len(v) for label in reported if (v := by_seed(outcomes, label, metric))}
+    if len(frozen) < 2:
+        return []
+    return [f"order as the conventional practice reports it and with frozen settings: {_tau(kendall_tau(reported, frozen))}, on {metric}"]
 
 
 def comparison_rows(experiment: Experiment, outcomes: list[Outcome], metric: str) -> list[list[str]]:
