@@ -84,6 +84,7 @@ WRONG = {
     "column that is none": (SMALL + "columns: [final_acuracy]\n", "line 9: columns: unknown metric 'final_acuracy'; did you mean 'final_accuracy'"),
     "seeds given twice": (SMALL.replace("seeds: 2", "seeds: [1, 1]"), "line 6: seeds = [1, 1] is not valid"),
     "another protocol": (SMALL.replace("fixed", "two-fase"), "line 4: protocol = 'two-fase' is not valid: expected one of"),
+    "plug-in that is not there": (SMALL + "plugins: [mine.py]\n", "line 9: plugins: file 'mine.py' does not exist"),
     "limit that is none": (SMALL + "limits: {time: 3}\n", "line 9: unknown setting 'limits.time'; did you mean 'timeout'"),
     "limit out of bounds": (SMALL + "limits: {timeout: 0}\n", "line 9: limits.timeout = 0"),
     "a list instead of a mapping": ("- naive\n", "expected a mapping"),
@@ -114,6 +115,18 @@ def test_overrides_reach_every_cell_and_with_only_its_own(tmp_path: Path) -> Non
     training = {c.label: c.raw["training"] for c in experiment.cells}
     assert training == {"naive": {"epochs": 1, "batch_size": 7}, "long": {"epochs": 5, "batch_size": 7}, "replay": {"epochs": 1, "batch_size": 7}}
     assert [c.seed for c in experiment.cells] == [4, 4, 4]
+
+
+@pytest.mark.unit
+def test_strategies_of_a_file_beside_the_experiment_go_by_their_class_names(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(BAD + "\n\nclass Good(Strategy):\n    pass\n")
+    experiment = read(
+        written(tmp_path, SMALL.replace("[naive,", "[naive, Good, {name: Good+fpf, label: tuned, fpf: {buffer_size: 20}},") + "plugins: [bad.py]\n")
+    )
+    outcomes = {o.label: o for o in run_grid(experiment, tmp_path / "out", workers=1)}
+    good, naive = outcomes["Good"].result, outcomes["naive"].result
+    assert good and naive and good["weights_sha256"] == naive["weights_sha256"]  # a strategy without a rule of its own fine-tunes
+    assert outcomes["tuned"].ok
 
 
 @pytest.mark.unit

@@ -275,6 +275,20 @@ def test_the_memory_is_a_budget_and_modifiers_are_searched_under_their_names() -
     assert raw["strategy"] == {"name": "replay+fpf", "fpf": {"times": 3}}
 
 
+def test_settings_of_a_plug_in_are_searched_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from clsuite.settings import setting\nfrom clsuite.strategy import Modifier\n\n\n"
+        "class Mine(Modifier):\n    weight: float = setting(0.5, ge=0, search=[0.1, 0.5])\n"
+    )
+    text = FILE.replace(
+        "[naive, {name: replay, buffer_size: 20, search: {replay_batch: [8, 16]}}]", "[{name: naive+Mine, search: {Mine: {weight: [0.2, 0.3]}}}]"
+    )
+    outcomes = run(tmp_path, text + "plugins: [mine.py]\n")
+    assert {o.status for o in outcomes} == {"ok"} and {o.label for o in outcomes} == {"naive+Mine"}
+    weights = {o.result["spec"]["strategy"]["modifiers"][0]["weight"] for o in outcomes if o.result and o.phase == "tuning"}
+    assert weights == {0.2, 0.3}
+
+
 WRONG = {
     "a range outside bounds": (FILE.replace("epochs: [1, 2]", "epochs: [0, 2]"), "training.epochs = 0 is out of bounds"),
     "an unknown searched setting": (FILE.replace("replay_batch: [", "replay_bach: ["), "did you mean 'replay_batch'"),

@@ -15,8 +15,8 @@
 
 Every strategy has a label (its name unless told otherwise); `with` changes other settings for it alone; `search` gives the
 ranges of its settings, and at the top those of the training that all share. `seeds` is a count or a list. `limits` are those of a
-cell. `expect` states what the experiment must show (`expectations`). `columns` are the metrics its table shows. `plugins` are
-files of one's own whose strategies go by their class names.
+cell. `expect` states what the experiment must show (`expectations`). `columns` are the metrics its table shows. `plugins` are files
+of one's own, beside this one, whose strategies go by their class names.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from .expectations import Expectation, expectation
 from .limits import Limits
 from .lines import Lines, located
 from .overrides import parse_overrides, parse_yaml
+from .plugins import plugin_classes, with_references
 from .protocol import Protocol, protocol
 from .space import Space
 from .spec import COMPONENTS, Cell, resolve
 from .tuning import TUNING_SEEDS_FROM, Tuning, space_of
 
-KEYS = ("scenario", "model", "training", "evaluation", "device", "strategies", "search", "protocol", "seeds", "limits", "columns", "expect")
+KEYS = ("scenario", "model", "training", "evaluation", "device", "plugins", "strategies", "search", "protocol", "seeds", "limits", "columns", "expect")
 COLUMNS = ["final_accuracy", "average_incremental_accuracy", "task_incremental_accuracy", "forgetting"]
 SHARED = ("scenario", "model", "training", "evaluation", "protocol", "device")
 MOST_SEEDS = 100_000
@@ -131,7 +132,7 @@ def _read(path: Path, text: str, values: Any, given: dict[str, Any], lines: Line
     if not isinstance(shared, dict) or not set(shared) <= {"training"} or not isinstance(shared.get("training", {}), dict):
         raise UsageError(f"search = {shared!r} is not valid: expected {{training: {{setting: range}}}}")
     _check_groups(values)
-    strategies, searches = _strategies(values)
+    strategies, searches = _strategies(values, plugin_classes(values.get("plugins") or [], path.parent))
     columns = _list(values.get("columns", COLUMNS), "columns", "metrics")
     for name in columns:
         if name not in (*NAMES, *DERIVED):
@@ -201,7 +202,7 @@ def _merged(old: Any, new: Any) -> Any:
     return new
 
 
-def _strategies(values: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def _strategies(values: dict[str, Any], classes: dict[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Raw specifications and search ranges by label."""
     listed = values.get("strategies")
     if not isinstance(listed, list) or not listed:
@@ -222,6 +223,6 @@ def _strategies(values: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict
             raise UsageError(f"{label}: with = {changes!r} is not valid: expected settings of {', '.join(SHARED)}")
         if not isinstance(search, dict):
             raise UsageError(f"{label}: search = {search!r} is not valid: expected {{setting: range}}")
-        found[label] = {**_merged(raw, changes), "strategy": entry}
-        searches[label] = search
+        found[label] = {**_merged(raw, changes), "strategy": with_references(entry, classes)}
+        searches[label] = {classes.get(key, key): value for key, value in search.items()}
     return found, searches

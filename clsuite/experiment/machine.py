@@ -64,7 +64,8 @@ def private_memory_mb(pid: int) -> float:
         try:
             lines = (here / "smaps_rollup").read_text().splitlines()
             total += sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
-            pending += [int(child) for child in (here / "task" / here.name / "children").read_text().split()]
+            for thread in (here / "task").iterdir():  # a child is listed with the thread that started it
+                pending += [int(child) for child in (thread / "children").read_text().split()]
         except (OSError, ValueError):  # it has ended meanwhile
             continue
     return total / 1024

@@ -84,11 +84,10 @@ def with_values(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
     if isinstance(result["strategy"], str):
         result["strategy"] = {"name": result["strategy"]}
     for path, value in values.items():
-        *groups, name = path.split(".")
-        here = result
-        for group in groups:
-            here = here.setdefault(group, {})
-        here[name] = value
+        group, _, rest = path.partition(".")
+        modifier, _, name = rest.rpartition(".")  # a modifier of a file has dots in its own name
+        here = result.setdefault(group, {})
+        (here.setdefault(modifier, {}) if modifier else here)[name] = value
     return _merged_modifiers(result)
 
 

@@ -7,80 +7,68 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
-import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from ...errors import UsageError
 from ..machine import private_memory_mb
-from ..results import ResultWarning
+from .ending import Ending, Task, Verdict, died, judged, kernel_kills, kill_group, last_lines, size_of
+from .forkserver import Call, ServerEnded, started
 
-PRELOAD = ("torch", "torch._dynamo", "clsuite.experiment.cell")
+PRELOAD = ("torch", "torch._dynamo", "safetensors.torch", "numpy.ctypeslib", "clsuite.data.resident", "clsuite.experiment.cell")
+"""What a cell imports, at once or on the way."""
 SAMPLE_SECONDS = 0.5
 GRACE_SECONDS = 10.0
-LOG_LINES = 20
-LOG_BYTES = 16_384
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
-
-
-@dataclass(frozen=True)
-class Task:
-    """A call of `target` ("module:function") with `payload` in a process of its own; both it and what it returns are plain values.
-
-    `timeout` in seconds, `memory_mb` for the private memory of the process and its children, `gpu`: needs a GPU slot.
-    """
-
-    key: str
-    target: str
-    payload: dict[str, Any]
-    log: Path
-    timeout: float | None = None
-    memory_mb: float | None = None
-    gpu: bool = False
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a task ended: `ok`, `error`, `usage`, `oom`, `timeout`, `killed` or `interrupted`, with the last lines of its log."""
-
-    task: Task
-    status: str
-    reason: str | None
-    value: Any
-    log: list[str]
-    seconds: float
+KILL_SECONDS = 1.0
+DEATHS = 3
+CHANNEL = 0
+"""What the selector calls the server; tasks count from 1."""
 
 
 @dataclass
 class _Running:
+    """A task and its process; `asked`: it has got the SIGTERM that goes with its verdict, and until `kill_at` to leave."""
+
     task: Task
-    handle: int
+    socket: socket.socket
     slot: str | None
     started: float = field(default_factory=time.monotonic)
+    kills_before: int = field(default_factory=kernel_kills)
+    log_before: int = 0
     pid: int | None = None
-    answer: bytes = b""
+    answer: bytearray = field(default_factory=bytearray)
     code: int | None = None
-    verdict: tuple[str, str] | None = None
-    kill_at: float | None = None
-    kills_before: int = 0
+    verdict: Verdict | None = None
+    asked: bool = False
+    kill_at: float = 0.0
 
 
 class LocalEngine:
-    """Runs tasks in forked processes, at most `workers` at once; a context manager."""
+    """Runs tasks in forked processes, at most `workers` at once; a context manager.
 
-    def __init__(self, workers: int, preload: Sequence[str] = PRELOAD, gpus: Sequence[str] = (), path: Sequence[str] = ()) -> None:
-        self._workers, self._slots, self._path = workers, list(gpus), list(path)
+    The process they are forked from imports `preload` and calls `warm` ("module:function" and its argument), which may fill caches but must not start a
+    thread or use a GPU. `gpus` are the slots for tasks with `gpu`, as values of CUDA_VISIBLE_DEVICES; `path` comes before the search path for modules.
+    """
+
+    def __init__(self, workers: int, preload: Sequence[str] = PRELOAD, gpus: Sequence[str] = (), path: Sequence[str] = (), warm: Call | None = None) -> None:
+        self._workers, self._preload, self._path, self._warm = workers, preload, path, warm
+        self._slots, self._free = len(gpus), list(gpus)
         self._running: dict[int, _Running] = {}
+        self._ended: deque[Ending] = deque()
         self._number = 0
-        self._start(preload)
+        self._deaths = 0
+        self._sample_at = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._alive = False
+        self._start()
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -88,181 +76,184 @@ class LocalEngine:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _start(self, preload: Sequence[str]) -> None:
-        self._channel, theirs = socket.socketpair()
-        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(p for p in (*self._path, *sys.path) if p)}
-        command = [sys.executable, "-m", "clsuite.experiment.engines.server", str(theirs.fileno()), json.dumps(list(preload))]
-        self._server = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment, start_new_session=True)
-        theirs.close()
-        self._buffer = b""
-        hello = self._messages(wait=True)[0]
-        if preload and (hello["failed"] or hello["threads"] > 1):
-            why = "; ".join(f"{name}: {reason}" for name, reason in hello["failed"].items()) or f"{hello['threads']} threads after the imports"
-            warnings.warn(
-                f"workers import everything themselves, which is slower: the server they are forked from could not ({why})", ResultWarning, stacklevel=3
-            )
-            self._leave()
-            self._start(())
-            return
-        self._channel.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._channel, selectors.EVENT_READ)
-
     def run(self, tasks: Iterable[Task]) -> Iterator[Ending]:
-        """Run tasks, taken as workers become free, and give their endings in order of completion."""
+        """Run tasks in their order, each taken when a worker is free, and give their endings in order of completion.
+
+        Raises `UsageError` when the process they are forked from dies again and again.
+        """
         waiting = iter(tasks)
-        exhausted = False
+        task: Task | None = None
         while True:
-            while not exhausted and len(self._running) < self._workers:
-                task = next(waiting, None)
-                if task is None:
-                    exhausted = True
-                else:
-                    self._fork(task)
-            if not self._running:
+            while len(self._running) < self._workers and (self._alive or not self._ended):  # what a lost server has cost is told first
+                task = task or next(waiting, None)
+                if task is None or (task.gpu and self._slots and not self._free):
+                    break
+                self._fork(task)
+                task = None
+            if self._ended:
+                yield self._ended.popleft()
+            elif self._running:
+                self._step()
+            else:
                 return
-            yield from self._step()
 
     def stop(self, grace: float = GRACE_SECONDS) -> list[Ending]:
         """Ask running workers to leave (a cell writes a checkpoint first), kill what has not left in time, end the server."""
-        endings = []
-        if self._server.poll() is None:
+        until = time.monotonic() + grace + 2 * KILL_SECONDS
+        try:
             for running in self._running.values():
                 self._end(running, "interrupted", "asked to leave", grace)
-            while self._running:
-                endings += self._step()
-        self._leave()
+            while self._running and self._alive and time.monotonic() < until:
+                self._step(KILL_SECONDS)
+        finally:
+            self._leave()
+            for number in list(self._running):  # nothing was heard of them
+                self._finish(number)
+        endings = list(self._ended)
+        self._ended.clear()
         return endings
 
-    def _leave(self) -> None:
-        self._channel.close()
-        self._server.wait()
+    # -- the server ---------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._server, self._preload, self._warm = started(self._preload, self._warm, self._path)
+        try:
+            self._selector.register(self._server.channel, selectors.EVENT_READ, CHANNEL)
+            self._alive = True
+        except BaseException:
+            self._server.end()
+            raise
+
+    def _leave(self) -> int:
+        """End the server and with it all workers; its exit code."""
+        if self._alive:
+            self._alive = False
+            self._selector.unregister(self._server.channel)
+        code = self._server.end()
+        for running in self._running.values():
+            if running.pid is not None and running.code is None:
+                kill_group(running.pid)
+        return code
+
+    def _lost(self) -> None:
+        """The server was killed, and all its workers with it."""
+        self._deaths += 1
+        how = died(self._leave())
+        for running in self._running.values():
+            if running.code is None:
+                running.code = -signal.SIGKILL
+                running.verdict = running.verdict or ("killed", f"ended with the process that workers are forked from, which was {how}")
+
+    # -- tasks --------------------------------------------------------------------------------------------------
 
     def _fork(self, task: Task) -> None:
+        if not self._alive:
+            if self._deaths >= DEATHS:
+                raise UsageError(
+                    f"the process that workers are forked from was ended {self._deaths} times before any cell had ended: "
+                    f"is there memory for --workers = {self._workers}? (valid: fewer)"
+                )
+            self._start()
         self._number += 1
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        slot = self._slots.pop(0) if task.gpu and self._slots else None
-        environment = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
         task.log.parent.mkdir(parents=True, exist_ok=True)
-        running = _Running(task, read, slot, kills_before=_kernel_kills())
-        message = {"number": self._number, "target": task.target, "payload": task.payload, "log": str(task.log), "environment": environment}
-        data = json.dumps({**message, "path": self._path}).encode() + b"\n"
-        self._channel.setblocking(True)
-        sent = socket.send_fds(self._channel, [data], [write])
-        self._channel.sendall(data[sent:])
-        self._channel.setblocking(False)
-        os.close(write)
-        self._running[self._number] = running
-        self._selector.register(read, selectors.EVENT_READ, self._number)
+        slot = self._free[0] if task.gpu and self._slots else None
+        environment = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
+        message = json.dumps({"target": task.target, "payload": task.payload, "log": str(task.log), "environment": environment}).encode()
+        ours, theirs = socket.socketpair()
+        self._running[self._number] = _Running(task, ours, None if slot is None else self._free.pop(0), log_before=size_of(task.log))
+        with theirs, contextlib.suppress(OSError):  # the server or the worker is gone: the next step hears of it
+            self._server.fork(self._number, theirs)
+            theirs.close()
+            ours.sendall(message)
+            ours.shutdown(socket.SHUT_WR)
+        ours.setblocking(False)
+        self._selector.register(ours, selectors.EVENT_READ, self._number)
 
-    def _step(self) -> list[Ending]:
-        """Wait for the next event or limit, and give the endings it brought."""
-        for key, _ in self._selector.select(self._patience()):
-            if key.fileobj is self._channel:
-                for message in self._messages():
-                    running = self._running[message["number"]]
-                    running.pid, running.code = message.get("pid", running.pid), message.get("code", running.code)
-            else:
-                self._read(key.data)
+    def _step(self, at_most: float = math.inf) -> None:
+        """Wait for the next event or limit, and see to it."""
+        patience = min(self._patience(), at_most)
+        try:
+            for key, _ in self._selector.select(None if patience == math.inf else patience):
+                if key.data != CHANNEL:
+                    self._read(self._running[key.data])
+                    continue
+                for message in self._server.messages():
+                    self._hear(message)
+        except ServerEnded:
+            self._lost()
+        sample = time.monotonic() >= self._sample_at
         for running in self._running.values():
-            self._check(running)
-        ended = [number for number, running in self._running.items() if running.code is not None]
-        return [self._ending(number) for number in ended]
+            self._check(running, sample)
+        if sample:
+            self._sample_at = time.monotonic() + SAMPLE_SECONDS
+        for number in [number for number, running in self._running.items() if running.code is not None]:
+            self._finish(number)
 
-    def _messages(self, wait: bool = False) -> list[dict[str, Any]]:
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                data = self._channel.recv(1 << 16)
-                if not data:
-                    raise RuntimeError("the process that workers are forked from has ended; run the same command to go on")
-                self._buffer += data
-            *lines, self._buffer = self._buffer.split(b"\n")
-            if lines or not wait:
-                return [json.loads(line) for line in lines]
-
-    def _read(self, number: int) -> None:
-        running = self._running[number]
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(running.handle, 1 << 16):
-                running.answer += data
-            self._selector.unregister(running.handle)
-
-    def _patience(self) -> float | None:
-        """Seconds until a limit must be looked at."""
-        now = time.monotonic()
-        ends = [r.kill_at for r in self._running.values() if r.kill_at is not None]
-        ends += [r.started + r.task.timeout for r in self._running.values() if r.task.timeout is not None and r.verdict is None]
-        ends += [now + SAMPLE_SECONDS for r in self._running.values() if r.task.memory_mb is not None and r.verdict is None]
-        return max(min(ends) - now, 0.0) if ends else None
-
-    def _check(self, running: _Running) -> None:
-        task, now = running.task, time.monotonic()
-        if running.kill_at is not None and now >= running.kill_at and running.pid is not None:
-            _kill(running.pid)
-            running.kill_at = now + 1.0
-        if running.verdict is not None or running.pid is None or running.code is not None:
+    def _hear(self, message: dict[str, Any]) -> None:
+        running = self._running.get(message["number"])
+        if running is None:
             return
-        if task.timeout is not None and now >= running.started + task.timeout:
-            self._end(running, "timeout", f"not finished after {task.timeout:g} s", min(GRACE_SECONDS, task.timeout))
-        elif task.memory_mb is not None and (used := private_memory_mb(running.pid)) > task.memory_mb:
-            self._end(running, "oom", f"used {used:.0f} MB, more than the {task.memory_mb:g} MB it may", 0.0)
+        running.pid, running.code = message.get("pid", running.pid), message.get("code")
+        if "unstarted" in message:
+            running.verdict = running.verdict or ("killed", f"its process could not be started: {message['unstarted']}")
+        elif running.code is not None:
+            self._deaths = 0
 
-    def _end(self, running: _Running, status: str, reason: str, grace: float) -> None:
-        running.verdict = status, reason
-        running.kill_at = time.monotonic() + grace
-        if grace and running.pid is not None:
+    def _read(self, running: _Running) -> None:
+        with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(ConnectionResetError):  # it ended before it had read its task
+                while data := running.socket.recv(1 << 16):
+                    running.answer += data
+            self._selector.unregister(running.socket)
+
+    def _patience(self) -> float:
+        """Seconds until a limit must be looked at."""
+        ends = [math.inf]
+        for running in self._running.values():
+            if running.pid is None:  # it is looked at when it is known
+                continue
+            if running.verdict is not None:
+                ends.append(running.kill_at)
+                continue
+            if running.task.timeout is not None:
+                ends.append(running.started + running.task.timeout)
+            if running.task.memory_mb is not None:
+                ends.append(self._sample_at)
+        return max(min(ends) - time.monotonic(), 0.0)
+
+    def _check(self, running: _Running, sample: bool) -> None:
+        """Hold a process to its limits, and one that must leave to its time."""
+        if running.pid is None or running.code is not None:
+            return
+        task, now = running.task, time.monotonic()
+        if running.verdict is None and task.timeout is not None and now >= running.started + task.timeout:
+            self._end(running, "timeout", f"not finished after {task.timeout:g} s", min(GRACE_SECONDS, task.timeout))
+        elif running.verdict is None and task.memory_mb is not None and sample and (used := private_memory_mb(running.pid)) > task.memory_mb:
+            self._end(running, "oom", f"used {used:.0f} MB, more than the {task.memory_mb:g} MB it may", 0.0)
+        if running.verdict is not None and now >= running.kill_at:
+            kill_group(running.pid)
+            running.kill_at = now + KILL_SECONDS
+        elif running.verdict is not None and not running.asked:
+            running.asked = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(running.pid, signal.SIGTERM)
 
-    def _ending(self, number: int) -> Ending:
+    def _end(self, running: _Running, status: str, reason: str, grace: float) -> None:
+        """Give a process until then to leave; `_check` asks it to."""
+        if running.verdict is None:
+            running.verdict, running.kill_at = (status, reason), time.monotonic() + grace
+
+    def _finish(self, number: int) -> None:
         running = self._running[number]
-        if running.handle in self._selector.get_map():
-            self._read(number)
-        if running.handle in self._selector.get_map():
-            self._selector.unregister(running.handle)
-        os.close(running.handle)
+        if running.socket in self._selector.get_map():
+            self._read(running)
+        if running.socket in self._selector.get_map():
+            self._selector.unregister(running.socket)
+        running.socket.close()
         del self._running[number]
         if running.slot is not None:
-            self._slots.append(running.slot)
-        status, reason, value = _judged(running)
-        return Ending(running.task, status, reason, value, last_lines(running.task.log), time.monotonic() - running.started)
-
-
-def _judged(running: _Running) -> tuple[str, str | None, Any]:
-    """Status, reason and value: an answer counts, else what we did to the process, else how it died."""
-    with contextlib.suppress(ValueError):
-        answer = json.loads(running.answer)
-        if answer["status"] != "interrupted" or running.verdict is None:
-            return answer["status"], answer.get("reason"), answer.get("value")
-    if running.verdict is not None:
-        return *running.verdict, None
-    code = running.code or 0
-    if code >= 0:
-        return "error", f"exited with code {code} without a result", None
-    if code == -signal.SIGKILL and _kernel_kills() > running.kills_before:
-        return "oom", "killed by the kernel, which ran out of memory", None
-    return "killed", f"killed by {signal.Signals(-code).name}", None
-
-
-def last_lines(path: Path) -> list[str]:
-    """The last lines of a log, read from its end."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - LOG_BYTES, 0))
-            return file.read().decode(errors="replace").splitlines()[-LOG_LINES:]
-    except OSError:
-        return []
-
-
-def _kill(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-
-
-def _kernel_kills() -> int:
-    """How often the kernel has killed a process for want of memory."""
-    try:
-        return next(int(line.split()[1]) for line in Path("/proc/vmstat").read_text().splitlines() if line.startswith("oom_kill "))
-    except (OSError, StopIteration):
-        return 0
+            self._free.append(running.slot)
+        code = -signal.SIGKILL if running.code is None else running.code
+        status, reason, value = judged(bytes(running.answer), code, running.verdict, kernel_kills() > running.kills_before)
+        seconds = time.monotonic() - running.started
+        self._ended.append(Ending(running.task, status, reason, value, last_lines(running.task.log, running.log_before), seconds))
