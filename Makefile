@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 
-.PHONY: demo test data-test avalanche-test lint format bench clean
+.PHONY: demo test data-test avalanche-test lint format ledger bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -36,6 +36,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+ledger: $(STAMP)
+	$(BIN)/python docs/ledger.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/permuted_mnist.py
