@@ -10,7 +10,8 @@ VERDICT = re.compile(r"^- (holds|fails|undecided): (.*)$")
 HEAD = """\
 # What was reproduced
 
-Made by `make ledger` from the tables in [results](results/); the command of each line makes its table again. A verdict rests on the 95 % interval of differences paired by seed: `holds`, `fails`, or `undecided`.
+Made by `make ledger` from the tables in [results](results/), each of which names the command that makes it again. A verdict rests on the
+95 % interval of differences paired by seed: `holds`, `fails`, or `undecided`.
 
 | experiment | claim | verdict | numbers |
 |---|---|---|---|

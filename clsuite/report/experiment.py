@@ -21,6 +21,7 @@ from .findings import (
     chosen_lines,
     comparison_rows,
     failure_lines,
+    middle_lines,
     optimism_lines,
     optimism_rows,
     passes,
@@ -91,7 +92,8 @@ def _markdown(experiment: Experiment, outcomes: list[Outcome], command: str) -> 
     metric = experiment.columns[0]
     if pairs := comparison_rows(experiment, outcomes, metric):
         text += [f"Differences in {_words(metric)}, paired by seed.", "", *_grid(list(COMPARISON), pairs), ""]
-    return "\n".join(text)
+        text += [*(f"- {line}" for line in middle_lines(experiment, outcomes, metric)), ""]
+    return "\n".join(text).rstrip("\n") + "\n"
 
 
 def _words(metric: str) -> str:

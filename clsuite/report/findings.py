@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..experiment.file import Experiment
 from ..experiment.grid import Outcome
 from ..experiment.scores import Chosen, by_seed, chosen
-from ..experiment.statistics import RankAgreement, compare_all, kendall_tau, optimism, performance_profile, ranks
+from ..experiment.statistics import RankAgreement, compare_all, interquartile_mean, kendall_tau, optimism, performance_profile, ranks
 from ..experiment.verdicts import judge
 
 COMPARISON = ("difference", "mean [95 % interval]", "Wilcoxon p (Holm)", "P(better)", "n")
@@ -79,6 +79,13 @@ def comparison_rows(experiment: Experiment, outcomes: list[Outcome], metric: str
         p = "-" if c.p is None else f"{c.p:.4f} ({c.p_holm:.4f})"
         rows.append([f"{c.a} - {c.b}", f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]", p, f"{c.probability:.2f}", str(d.n)])
     return rows
+
+
+def middle_lines(experiment: Experiment, outcomes: list[Outcome], metric: str) -> list[str]:
+    """Interquartile means, which one lucky or unlucky seed does not move; from four seeds on."""
+    found = {label: interquartile_mean(list(by_seed(outcomes, label, metric).values())) for label in experiment.labels}
+    shown = [f"{label} {e.mean:.4f} [{e.low:.4f}, {e.high:.4f}]" for label, e in found.items() if not math.isnan(e.low)]
+    return [f"interquartile mean of {metric.replace('_', ' ')} (bootstrap intervals, too narrow at few seeds): {'; '.join(shown)}"] if shown else []
 
 
 def profile_lines(experiment: Experiment, outcomes: list[Outcome], metric: str) -> list[str]:
