@@ -96,12 +96,12 @@ class Configurable:
     @classmethod
     def declared(cls) -> Mapping[str, Setting]:
         """Settings by name, base classes first."""
-        return _declared(cls)
+        return _declared(cls)  # type: ignore[arg-type]
 
     @classmethod
     def hints(cls) -> Mapping[str, Any]:
         """The type of each setting."""
-        return _hints(cls)
+        return _hints(cls)  # type: ignore[arg-type]
 
     @classmethod
     def validated(cls, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
@@ -147,6 +147,12 @@ def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint)
 
 
+def prepare(component: type[Configurable]) -> None:
+    """Make the checks of a component's settings now, so that processes forked from this one need not."""
+    for hint in component.hints().values():
+        _adapter(hint)
+
+
 def _checked(value: Any, hint: Any) -> tuple[bool, Any]:
     """Whether the value has the declared type, strictly, and the value in its one spelling (1 becomes 1.0 for a float)."""
     from pydantic import ValidationError
@@ -186,7 +192,7 @@ def _declared(cls: type[Configurable]) -> Mapping[str, Setting]:
 
 @functools.cache
 def _hints(cls: type[Configurable]) -> Mapping[str, Any]:
-    found: dict[str, Any] = dict.fromkeys(_declared(cls), Any)
+    found: dict[str, Any] = dict.fromkeys(_declared(cls), Any)  # type: ignore[arg-type]
     for base in reversed(cls.__mro__):
         # only the settings: a class may annotate other attributes with names that exist for type checkers alone
         wanted = {name: hint for name, hint in inspect.get_annotations(base).items() if isinstance(vars(base).get(name), Setting)}

@@ -60,7 +60,8 @@ def _idx(root: Path, folder: str) -> Found | None:
         return None
 
     def part(images: Path, labels: Path) -> Part:
-        return Part(lambda: read_idx(labels, 1), lambda: read_idx(images, 3)[:, None])
+        name = f"idx-{Path(folder).name}-{images.name.partition('-')[0]}"
+        return Part(lambda: read_idx(labels, 1), lambda: cached_array(name, [images], lambda: read_idx(images, 3)[:, None]))
 
     return Found(part(*present[:2]), part(*present[2:]), present)
 

@@ -86,7 +86,7 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
             listener(record)
 
     start = None if folder is None else _start(folder, options, machine)
-    loop = Loop(run, checkpoints, report, options.on_step, start and start.loop)
+    loop = Loop(run, checkpoints, report, options.on_step, None if start is None else start.loop)
     if options.on_start is not None:
         options.on_start(run)
     status, reason = "ok", None

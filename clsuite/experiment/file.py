@@ -209,10 +209,10 @@ def _strategies(values: dict[str, Any], classes: dict[str, str]) -> tuple[dict[s
         raise UsageError("strategies is empty: expected a list of names or {name: ..., settings}")
     found: dict[str, dict[str, Any]] = {}
     searches: dict[str, dict[str, Any]] = {}
-    for entry in listed:
-        entry = {"name": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else None
-        if entry is None or not isinstance(entry.get("name"), str):
-            raise UsageError(f"strategies: {entry!r} has no name")
+    for given in listed:
+        if not isinstance(given, str) and not (isinstance(given, dict) and isinstance(given.get("name"), str)):
+            raise UsageError(f"strategies: {given!r} has no name")
+        entry: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
         label, changes, search = entry.pop("label", entry["name"]), entry.pop("with", {}), entry.pop("search", None) or {}
         if not isinstance(label, str) or not label:
             raise UsageError(f"strategies: label = {label!r} is not valid: expected text")
@@ -224,5 +224,5 @@ def _strategies(values: dict[str, Any], classes: dict[str, str]) -> tuple[dict[s
         if not isinstance(search, dict):
             raise UsageError(f"{label}: search = {search!r} is not valid: expected {{setting: range}}")
         found[label] = {**_merged(raw, changes), "strategy": with_references(entry, classes)}
-        searches[label] = {classes.get(key, key): value for key, value in search.items()}
+        searches[label] = {classes.get(str(key), key): value for key, value in search.items()}
     return found, searches

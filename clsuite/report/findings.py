@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 
 from ..experiment.file import Experiment
 from ..experiment.grid import Outcome
@@ -130,5 +129,5 @@ def failure_lines(outcomes: list[Outcome], most: int = 20) -> list[str]:
     return lines
 
 
-def _kind(outcome: Outcome) -> Sequence[str]:
+def _kind(outcome: Outcome) -> tuple[str, str, str]:
     return outcome.phase, outcome.label, outcome.status

@@ -29,9 +29,9 @@ def show_plan(experiment: Experiment, outcomes: list[Outcome]) -> None:
     heads = ("phase", "strategy", "trials", "seeds", "cells", "to run", "training samples")
     out.print(table(f"{experiment.path.stem}: protocol {experiment.protocol.name}", heads, rows, right=(2, 4, 5, 6)))
     if experiment.protocol.tunes:
-        t, trials = experiment.tuning, [tuned_trials(experiment, label) for label in experiment.labels]
-        more = sum(min(t.finalists, n) for n in trials if n > 1)
-        ways = f"tuning by {t.sampler} (seed {t.sampler_seed}): {sum(trials)} trials x {t.tuning_seeds} seeds"
+        t, counts = experiment.tuning, [tuned_trials(experiment, label) for label in experiment.labels]
+        more = sum(min(t.finalists, n) for n in counts if n > 1)
+        ways = f"tuning by {t.sampler} (seed {t.sampler_seed}): {sum(counts)} trials x {t.tuning_seeds} seeds"
         again = "; the same again on the evaluation stream, to measure optimism" if t.optimism else ""
         out.print(f"{ways}, then {more} finalists x {t.finalist_seeds} more seeds{again}", soft_wrap=True)
     out.print(_estimate(experiment, outcomes), soft_wrap=True)

@@ -20,6 +20,8 @@ from typing import Any
 from ..errors import UsageError
 
 KEPT = 2
+FIRST_COST = 0.05
+"""Seconds a checkpoint is taken to cost before one was written, so that a cell of a second writes none."""
 
 
 class CheckpointWarning(UserWarning):
@@ -61,7 +63,7 @@ class Checkpoints:
         self._attempt = uuid.uuid4().hex[:8]
         self._number = 0
         self._last = time.monotonic()
-        self._cost = 0.0
+        self._cost = FIRST_COST
 
     def due(self, border: bool = False) -> bool:
         """Whether a checkpoint should be written now."""
