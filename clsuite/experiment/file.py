@@ -224,5 +224,5 @@ def _strategies(values: dict[str, Any], classes: dict[str, str]) -> tuple[dict[s
         if not isinstance(search, dict):
             raise UsageError(f"{label}: search = {search!r} is not valid: expected {{setting: range}}")
         found[label] = {**_merged(raw, changes), "strategy": with_references(entry, classes)}
-        searches[label] = {classes[key] if key in classes else key: value for key, value in search.items()}
+        searches[label] = {classes[key] if key in classes else key: value for key, value in search.items()}  # noqa: SIM401
     return found, searches
