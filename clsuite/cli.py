@@ -67,7 +67,7 @@ def run(
 
 @app.command()
 def grid(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="an experiment file, such as experiments/quickstart.yaml")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="an experiment file, or the name of an installed one (clsuite list experiments)")],
     items: Items = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="the experiment's folder (default runs/<file stem>)")] = None,  # noqa: UP045
     data_root: DataRoot = None,
@@ -97,7 +97,7 @@ def grid(
         workers=workers,
         dry_run=dry_run,
         rerun=rerun,
-        cells=None if cells is None else cells.resolve(),
+        cells=cells,
         oversubscribe=oversubscribe,
     )
 

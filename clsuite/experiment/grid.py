@@ -90,7 +90,7 @@ class Grid:
 
     def __init__(self, experiment: Experiment, out: Path, options: GridOptions) -> None:
         self.experiment, self.options = experiment, options
-        self.store = Store(out, options.cells)
+        self.store = Store(out, None if options.cells is None else options.cells.resolve())
         firsts = [experiment.resolved(PlannedCell(label, 0, raw), options.data_root) for label, raw in experiment.strategies.items()]
         self._workers = checked_workers(options.workers, max(cell.training.threads for cell in firsts), options.oversubscribe)
         self._gpus = gpu_slots(experiment.limits.cells_per_gpu) if any(device_of(cell.spec["device"]).type == "cuda" for cell in firsts) else []

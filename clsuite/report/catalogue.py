@@ -20,7 +20,7 @@ def list_command(kind: str, as_json: bool) -> None:
     """Print what there is of a kind."""
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    found = _experiments() if kind == "experiments" else _components(kind)
+    found = experiments() if kind == "experiments" else _components(kind)
     if as_json:
         return emit(found)
     if kind == "experiments":
@@ -31,7 +31,8 @@ def list_command(kind: str, as_json: bool) -> None:
     return None
 
 
-def _experiments() -> list[dict[str, Any]]:
+def experiments() -> list[dict[str, Any]]:
+    """The installed experiment files: name, first comment, path."""
     found = []
     for file in resources.files("clsuite_experiments").iterdir():
         if file.name.endswith(".yaml"):

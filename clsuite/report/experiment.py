@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import unknown
 from ..experiment.file import Experiment, read
 from ..experiment.grid import Outcome
 from ..experiment.phases import run_grid
 from ..experiment.prefix import computed_seconds
 from ..experiment.scores import by_seed, chosen
 from ..experiment.statistics import Estimate, estimate, ranks
+from .catalogue import experiments
 from .findings import (
     COMPARISON,
     LOWER,
@@ -34,6 +36,7 @@ from .text import console, table
 
 def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path | None = None, **options: Any) -> int:
     """Run an experiment; the exit code (1 when a cell failed). `options` are those of `GridOptions`."""
+    file = located(file)
     experiment = read(file, items)
     folder = out or Path("runs") / file.stem
     outcomes = run_grid(experiment, folder, say=_say, **options)
@@ -51,6 +54,16 @@ def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path 
     if markdown is not None:
         markdown.write_text(_markdown(experiment, outcomes, _command(file, items)))
     return 1 if any(not o.ok for o in outcomes if o.phase == "evaluation") else 0
+
+
+def located(file: Path) -> Path:
+    """The file, or the one of that name that is installed; raises `UsageError`."""
+    if file.exists() or file.suffix or len(file.parts) > 1:
+        return file
+    installed = {row["name"]: Path(row["path"]) for row in experiments()}
+    if str(file) not in installed:
+        raise unknown("experiment", file, installed)
+    return installed[str(file)]
 
 
 def _say(line: str) -> None:

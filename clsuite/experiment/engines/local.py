@@ -23,7 +23,7 @@ from ..machine import private_memory_mb
 from .ending import Ending, Task, Verdict, died, judged, kernel_kills, kill_group, last_lines, size_of
 from .forkserver import Call, ServerEnded, started
 
-PRELOAD = ("torch", "torch._dynamo", "safetensors.torch", "numpy.ctypeslib", "clsuite.data.resident", "clsuite.experiment.cell")
+PRELOAD = ("clsuite.experiment.warm", "clsuite.data.resident", "numpy.ctypeslib")
 """What a cell imports, at once or on the way."""
 SAMPLE_SECONDS = 0.5
 GRACE_SECONDS = 10.0
