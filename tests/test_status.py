@@ -167,6 +167,14 @@ def test_cells_may_lie_in_a_folder_that_experiments_share(tmp_path: Path) -> Non
     assert standing(tmp_path / "second")["cells"]["done"] == 5
 
 
+def test_cells_of_a_strategy_that_was_taken_out_are_kept_and_not_counted(tmp_path: Path) -> None:
+    run(tmp_path)
+    run(tmp_path, FILE.replace("[naive, {{name: '{folder}/mine.py:Raises', label: raises}}]", "[naive]"))
+    found = standing(tmp_path / "out")
+    assert (found["left_out"], found["left"], found["failures"]) == (2, 0, [])
+    assert found["phases"] == {"tuning": {"ok": 3}, "evaluation": {"ok": 2}}
+
+
 def test_a_folder_without_a_grid_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no grid"):
         standing(tmp_path)

@@ -23,13 +23,16 @@ def standing(folder: Path) -> dict[str, Any]:
     `phases`: counts by status and phase (`running`: somebody is at it; `missing`: nobody yet). `cells`: how many different ones are
     planned, done and running. `expected`: rows the whole experiment will have, as far as the file tells. `rate_per_minute`,
     `remaining_seconds`: by the results of the last ten minutes, null when there are none. `failures`: a row a failed cell.
-    `other_source`: finished cells that other source code than the installed one computed.
+    `superseded`: cells of choices that were made anew since; `left_out`: cells of strategies the file no longer has. `other_source`:
+    finished cells that other source code than the installed one computed.
     """
     if not (folder / "identity.json").exists():
         raise UsageError(f"'{folder}' holds no grid (looked for {folder}/identity.json)")
     store = Store.of(folder)
-    old = store.superseded()
+    old, experiment = store.superseded(), _experiment(folder / "experiment.yaml")
     plan = [row for row in store.plan() if row_key(row) not in old]
+    left_out = [row for row in plan if experiment and row["phase"] != SHARED_START and row["label"] not in experiment.labels]
+    plan = [row for row in plan if row not in left_out]
     states = {row["cell"]: store.state(row["cell"]) for row in plan}
     running = {name for name, state in states.items() if not state.final and held(store.folder(name))}
     words = {name: "running" if name in running else state.status for name, state in states.items()}
@@ -37,7 +40,7 @@ def standing(folder: Path) -> dict[str, Any]:
     for row in plan:
         phases.setdefault(row["phase"], Counter())[words[row["cell"]]] += 1
     own = [row for row in plan if row["phase"] != SHARED_START]
-    expected = max(_expected(folder / "experiment.yaml"), len(own))
+    expected = max(expected_cells(experiment) if experiment else 0, len(own))
     rate = _rate([store.folder(name) / "result.json" for name, state in states.items() if state.final]) if running else None
     left = expected - sum(states[row["cell"]].final for row in own)
     failures = [{**row, "status": words[row["cell"]], "reason": states[row["cell"]].reason} for row in plan if _failed(states[row["cell"]].status)]
@@ -46,6 +49,7 @@ def standing(folder: Path) -> dict[str, Any]:
         "phases": {phase: dict(counts) for phase, counts in phases.items()},
         "cells": {"planned": len(states), "done": sum(s.final for s in states.values()), "running": len(running)},
         "superseded": len(old),
+        "left_out": len(left_out),
         "expected": expected,
         "left": left,
         "rate_per_minute": rate,
@@ -67,12 +71,12 @@ def _rate(results: list[Path]) -> float | None:
     return 60 * len(recent) / max(max(recent), 1.0) if recent else None
 
 
-def _expected(file: Path) -> int:
-    """Rows of the whole experiment's plan; 0 when the file cannot be read here."""
+def _experiment(file: Path) -> Experiment | None:
+    """The experiment as it was last run; None when its file cannot be read here."""
     try:
-        return expected_cells(read(file))
+        return read(file)
     except UsageError:
-        return 0
+        return None
 
 
 def expected_cells(experiment: Experiment) -> int:

@@ -31,6 +31,8 @@ def status_command(folder: Path, as_json: bool) -> None:
         out.print(f"and {len(found['failures']) - SHOWN} more failures (--json lists all)")
     if found["superseded"]:
         out.print(f"{found['superseded']} cells are superseded: their strategies were tuned anew since")
+    if found["left_out"]:
+        out.print(f"{found['left_out']} cells of strategies that the file no longer has are kept and not counted")
     if found["other_source"]:
         out.print(
             f"{found['other_source']} finished cells were computed by other source code than is installed now (clsuite grid ... --rerun changed)",
