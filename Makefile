@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -q --durations=10
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c "import uv" 2>/dev/null || $(BIN)/python -m pip install --quiet "uv>=0.5"
-	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable ".[test,dev]"
+	$(BIN)/python -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable ".[test,dev]"
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -42,6 +42,7 @@ ledger: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/permuted_mnist.py
+	$(BIN)/python benchmarks/grid_overhead.py
 
 clean:
 	rm -rf runs .lint build *.egg-info

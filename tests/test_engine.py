@@ -588,7 +588,7 @@ def test_a_task_that_takes_too_much_memory_is_ended_its_children_counted(engine,
     found = ending(engine, task(name, timeout=60, memory_mb=100, **payload))
     assert found.status == "oom"
     words = found.reason.split()
-    assert (words[0], words[2:]) == ("used", ["MB,", "more", "than", "the", "100", "MB", "it", "may"]) and 190 < int(words[1]) < 260
+    assert (words[0], words[2:]) == ("used", ["MB,", "more", "than", "the", "100", "MB", "it", "may"]) and 100 < int(words[1]) < 260
     assert found.seconds < 20
 
 
@@ -757,14 +757,14 @@ def test_an_interrupt_at_any_point_followed_by_stop_leaves_no_process(folder, ta
     def processes() -> list[int]:
         return [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in content(p)]  # the server and all its forks
 
-    points = [*range(1, 40, 3), *range(40, 300, 9)]
+    points = [*range(1, 60), *range(60, 300, 9)]  # every line of the start
     reached = 0
     for k in points:
         began = time.monotonic()
         reached += interrupted(k)
         assert time.monotonic() - began < 10, f"stopping took long after an interrupt at line {k}"
         assert wait_for(lambda: not processes(), 5), f"a process is left after an interrupt at line {k}"
-    assert reached > 30
+    assert reached > 70
 
 
 def content(path: Path) -> bytes:

@@ -32,6 +32,7 @@ from .spec import Cell, resolve
 from .store import SHARED_START, Store
 
 TARGET = "clsuite.experiment.grid:run_task"
+WARM = "clsuite.experiment.grid:warm"
 RERUNS = ("failed", "changed")
 SAY_SECONDS = 2.0
 WAIT_SECONDS = 1.0
@@ -126,7 +127,8 @@ class Grid:
             self.store.add_plan([_row(job) for job in jobs])
         if missing and not self.options.dry_run:
             if self._engine is None:
-                self._engine = LocalEngine(self._workers, gpus=self._gpus)
+                raws = [{**raw, "seed": 0} for raw in self.experiment.strategies.values()]
+                self._engine = LocalEngine(self._workers, gpus=self._gpus, warm=(WARM, {"raws": raws, "data_root": self.options.data_root}))
             self._run_all(self._engine, missing)
         return [self._outcome(job) for job in jobs]
 
@@ -295,3 +297,9 @@ def run_task(task: dict[str, Any]) -> dict[str, Any]:
     options = Options(Path(task["out"]), rerun=task.get("rerun", False), start_from=start_from)
     result = run_cell(resolve(task["raw"], task["data_root"]), options)
     return {"status": result["status"]}
+
+
+def warm(task: dict[str, Any]) -> None:
+    """Look up what the cells of an experiment have in common, in the process theirs are forked from: catalogues, components, data, digests."""
+    for raw in task["raws"]:
+        content_hash(cell_content(resolve(raw, task["data_root"])))

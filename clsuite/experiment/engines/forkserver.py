@@ -37,24 +37,25 @@ class ForkServer:
         self._buffer = b""
         # the driver's own search path: with -m the current folder would come first, and a file there could stand in for a module of ours
         program = f"import sys; sys.path[:] = {[*path, *sys.path]!r}; from clsuite.experiment.engines.server import main; main()"
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", program, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, **ONE_THREAD},
-                start_new_session=True,
-            )
         try:
-            assert self._process.stdin is not None
-            with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
-                pipe.write(json.dumps([list(preload), warm]).encode())
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", program, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env={**os.environ, **ONE_THREAD},
+                    start_new_session=True,
+                )
+            with contextlib.suppress(OSError):  # it has ended already
+                self.channel.sendall(json.dumps([list(preload), warm]).encode() + b"\n")
             while not (said := self.messages()):
                 pass
         except BaseException:
-            self._process.kill()
-            self.end()
+            self.channel.close()  # on which it leaves, should an interrupt have come before it had a name here
+            if hasattr(self, "_process"):
+                self._process.kill()
+                self.end()
             raise
         hello = said[0]
         self.trouble = [f"{name}: {reason}" for name, reason in hello["failed"].items()]

@@ -36,7 +36,11 @@ NO_MEMORY = ("out of memory", "can't allocate memory")
 def main() -> None:
     """Serve on the socket whose number is the argument: prepare, say how that went, and fork a worker for every task until the driver is gone."""
     channel = socket.socket(fileno=int(sys.argv[1]))
-    failed = _prepare(*json.load(sys.stdin))
+    with channel.makefile("rb") as lines:
+        order = lines.readline()
+    if not order.endswith(b"\n"):  # the driver is gone
+        os._exit(0)
+    failed = _prepare(*json.loads(order))
     _flush()
     gc.collect()
     gc.freeze()  # workers share these pages; a collection would copy them
