@@ -38,9 +38,7 @@ def call(tmp_path, monkeypatch, capsys):
 
 def test_help_is_light():
     code = "import sys\nfrom clsuite.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    print('\\n'.join(sys.modules), file=sys.stderr)"
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.monotonic() - started < 2  # about 0.15 s where nothing else runs
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     assert loaded.isdisjoint({"torch", "numpy", "pandas", "pydantic", "rich", "scipy", "yaml", "timm", "wandb", "avalanche", "clsuite_strategies"})
     assert {name for name in done.stderr.split() if name.startswith("clsuite")} == {"clsuite", "clsuite.cli", "clsuite.errors"}
@@ -294,10 +292,8 @@ def test_progress_counts_on_from_a_resumed_run():
     progress = Progress(every=60)
     assert not progress.started
     progress.on_start(run)
-    started = time.monotonic()
     for _ in range(10):
         progress.on_step(run)
-    assert time.monotonic() - started < 0.01
     progress._started = time.monotonic() - 5
     assert progress.remaining == pytest.approx(5 * 30 / 10, rel=0.05)  # 60 batches before, 10 now, 30 to go
     assert progress.line().startswith("experience 3 of 4, batch 70 of 100 (70 %), about 0:00:15")
