@@ -42,7 +42,7 @@ def _moves(tuned: dict[str, Chosen], evaluated: dict[str, float]) -> str:
 def _tau(agreement: RankAgreement) -> str:
     if agreement.tau is None:
         return f"Kendall tau is not defined over {agreement.n} strategies"
-    p = "" if agreement.p is None else f" (p = {agreement.p:.3f})"
+    p = "" if agreement.p is None else " (p < 0.001)" if agreement.p < 0.001 else f" (p = {agreement.p:.3f})"
     return f"Kendall tau {agreement.tau:.2f}{p} over {agreement.n} strategies"
 
 
