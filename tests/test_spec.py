@@ -233,7 +233,7 @@ OTHER = {
         "precision": "float64",
     },
     "evaluation": {"mask": "seen"},
-    "protocol": {"split": "classes", "split_seed": 1, "swap": True, "halves": "in_order", "tuning_dataset": None},
+    "protocol": {"split": "classes", "split_seed": 1, "swap": True, "halves": "in_order", "tuning_dataset": None, "first": 2, "held_out": 0.1},
 }
 
 
@@ -256,7 +256,7 @@ def test_the_hash_changes_with_every_setting(tiny):
             if value is None:
                 continue
             hashes[f"{group}.{name}"] = cell_hash(resolve({**base, group: {**base.get(group, {}), name: value}}))
-    for key, value in (("seed", 1), ("phase", "tuning"), ("strategy", "derpp"), ("model", "cnn"), ("scenario", "blurry")):
+    for key, value in (("seed", 1), ("phase", "tuning"), ("until", 1), ("strategy", "derpp"), ("model", "cnn"), ("scenario", "blurry")):
         hashes[key] = cell_hash(resolve({**base, key: value}))
     hashes["scenario.dataset"] = cell_hash(resolve({**base, "scenario": {"dataset": tiny.name}}))
     hashes["schedule's setting"] = cell_hash(resolve({**base, "training": {"schedule": {"name": "cosine", "minimum": 0.1}}}))
