@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -175,33 +170,6 @@ def test_results_do_not_depend_on_the_number_of_workers_or_what_a_worker_did_bef
     for a, b in zip(one, two, strict=True):
         assert a.result and b.result
         assert (a.result["metrics"], a.result["matrix"], a.result["weights_sha256"]) == (b.result["metrics"], b.result["matrix"], b.result["weights_sha256"])
-
-
-@pytest.mark.kill
-def test_a_killed_grid_loses_nothing_and_leaves_no_process(tmp_path: Path) -> None:
-    text = SMALL.replace("epochs: 1", "epochs: 60").replace("seeds: 2", "seeds: 3")
-    path, out = written(tmp_path, text), tmp_path / "out"
-    command = [sys.executable, "-m", "clsuite", "grid", str(path), "--out", str(out), "--workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while not list(out.glob("cells/*/*/result.json")) and time.monotonic() < end:
-        time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    finished = {p: p.read_bytes() for p in out.glob("cells/*/*/result.json")}
-    assert 0 < len(finished) < 6
-    end = time.monotonic() + 30
-    while any(Path(f"/proc/{c}").exists() for c in children) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not any(Path(f"/proc/{c}").exists() for c in children)
-    assert subprocess.run(command, capture_output=True, timeout=240).returncode == 0
-    assert {p: p.read_bytes() for p in finished} == finished
-    clean = run_grid(read(path), tmp_path / "clean", workers=1)
-    for o in clean:
-        assert o.result is not None
-        again = json.loads((out / "cells" / o.result["cell"][:2] / o.result["cell"] / "result.json").read_text())
-        assert (again["metrics"], again["weights_sha256"]) == (o.result["metrics"], o.result["weights_sha256"])
 
 
 @pytest.mark.unit

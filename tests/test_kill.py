@@ -68,7 +68,7 @@ def stopped(tmp_path_factory) -> Path:
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, undisturbed):
-    moment = random.SystemRandom().uniform(0, 1.5)
+    moment = random.SystemRandom().uniform(0, 0.5)
     process = start(tmp_path)
     wait_for_checkpoints(process, tmp_path, 3)
     time.sleep(moment)

@@ -149,14 +149,11 @@ class Checkpoints:
 
 
 def writable(folder: Path) -> None:
-    """Raise `UsageError` in one line when nothing can be written to a folder (or it cannot be made)."""
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    """Raise `UsageError` in one line when nothing can be written to a folder, or to the one it would be made in; makes none itself."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{uuid.uuid4().hex}"
+        probe = there / f".probe-{uuid.uuid4().hex}"
         probe.write_text("x" * 4096)
         probe.unlink()
-        for path in made:
-            path.rmdir()
     except OSError as error:
         raise UsageError(f"--out = '{folder}' cannot be written: {error.strerror or error}") from error
