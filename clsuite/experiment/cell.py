@@ -25,7 +25,7 @@ from ..training.checkpoint import Checkpoints, writable
 from ..training.loop import Loop, Start
 from ..training.run import Run
 from .assembly import device_of, make_run
-from .folder import Log, cell_folder, finished, publish, stored, unmake, writing
+from .folder import Log, cell_folder, finished, publish, seconds_of, stored, unmake, writing
 from .identity import SCHEMA, cell_hash, provenance, source_digests
 from .machine import forget_peak_memory, peak_memory_mb, platform_of
 from .spec import Cell
@@ -136,8 +136,7 @@ def _start(folder: Path, options: Options, machine: dict[str, Any]) -> _Prefix |
         return None
     if (there / "metrics.jsonl").exists() and not (folder / "metrics.jsonl").exists():
         shutil.copyfile(there / "metrics.jsonl", folder / "metrics.jsonl")
-    seconds = sum(result["cost"][key] for key in ("seconds", "deployment_seconds", "evaluation_seconds"))
-    facts = {"cell": name, "until": cell.until, "seconds": seconds, "start_from": result.get("start_from")}
+    facts = {"cell": name, "until": cell.until, "seconds": seconds_of(result), "start_from": result.get("start_from")}
     return _Prefix(Start(_checkpoints(cell, name, there, machine, math.inf), kept), facts)
 
 

@@ -84,6 +84,11 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return result
 
 
+def seconds_of(result: dict[str, Any]) -> float:
+    """Seconds a finished cell took: training, deployment and evaluation."""
+    return float(sum(result["cost"][key] for key in ("seconds", "deployment_seconds", "evaluation_seconds")))
+
+
 def stored(folder: Path | None, digests: dict[str, str], rerun: bool) -> dict[str, Any] | None:
     result = None if folder is None or rerun else finished(folder)
     if result is None:

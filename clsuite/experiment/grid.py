@@ -33,7 +33,6 @@ from .store import SHARED_START, Store
 
 TARGET = "clsuite.experiment.grid:run_task"
 WARM = "clsuite.experiment.grid:warm"
-RERUNS = ("failed", "changed")
 SAY_SECONDS = 2.0
 WAIT_SECONDS = 1.0
 
@@ -209,7 +208,7 @@ class Grid:
 
     def _samples(self, cell: Cell) -> int:
         """Training samples of the stream, every epoch counted; what strategies add to them is not known beforehand."""
-        stream = json.dumps([cell.spec[key] for key in ("scenario", "protocol", "phase")], sort_keys=True)
+        stream = cell.stream_key
         if stream not in self._sizes:
             self._sizes[stream] = sum(len(e) for e in cell.scenario.stream(cell.spec["phase"], cell.seed).experiences)
         return self._sizes[stream] * int(cell.training.epochs or 1)

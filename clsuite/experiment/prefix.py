@@ -7,7 +7,6 @@ parts that do not act yet, so its numbers, and those of every cell that goes on 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 from ..errors import UsageError
 from ..strategy import Part
 from .assembly import memory_settings
+from .folder import seconds_of
 from .identity import cell_hash
 from .spec import DEFAULT_NAMES, Cell, resolve
 
@@ -49,11 +49,11 @@ def shared(cells: Iterable[Cell]) -> dict[int, Prefix]:
     lengths = _lengths(cells)
     ends: dict[str, set[int]] = defaultdict(set)
     for cell, length in zip(cells, lengths, strict=True):
-        ends[_stream_of(cell)] |= {k for part in cell.parts if 0 < (k := part.acts_from(length)) <= length}
+        ends[cell.stream_key] |= {k for part in cell.parts if 0 < (k := part.acts_from(length)) <= length}
     found: dict[int, list[Prefix]] = {}
     users: dict[str, int] = defaultdict(int)
     for place, (cell, length) in enumerate(zip(cells, lengths, strict=True)):
-        candidates = [p for k in sorted(ends[_stream_of(cell)]) if (p := prefix_of(cell, k, length)) is not None]
+        candidates = [p for k in sorted(ends[cell.stream_key]) if (p := prefix_of(cell, k, length)) is not None]
         found[place] = candidates
         for p in candidates:
             users[p.name] += 1
@@ -91,10 +91,10 @@ def prefix_of(cell: Cell, until: int, experiences: int) -> Prefix | None:
     return Prefix(shorter, cell_hash(shorter), until, kept)
 
 
-def computed_seconds(results: Iterable[dict[str, Any]], of: Iterable[str] = ("seconds", "deployment_seconds", "evaluation_seconds")) -> tuple[float, float]:
+def computed_seconds(results: Iterable[dict[str, Any]]) -> tuple[float, float]:
     """Seconds that were computed for results, with what they share counted once, and the seconds saved by sharing."""
-    results, names = list(results), list(of)
-    total = sum(result["cost"][name] for result in results for name in names)
+    results = list(results)
+    total = sum(map(seconds_of, results))
     once: dict[str, float] = {}
     charged = 0.0
     for result in results:
@@ -108,14 +108,10 @@ def computed_seconds(results: Iterable[dict[str, Any]], of: Iterable[str] = ("se
     return total - saved, saved
 
 
-def _stream_of(cell: Cell) -> str:
-    return json.dumps([cell.spec[key] for key in ("scenario", "protocol", "phase")], sort_keys=True)
-
-
 def _lengths(cells: list[Cell]) -> list[int]:
     """Experiences of each cell's stream; the same for every seed."""
     known: dict[str, int] = {}
     for cell in cells:
-        if (stream := _stream_of(cell)) not in known:
+        if (stream := cell.stream_key) not in known:
             known[stream] = len(cell.scenario.stream(cell.spec["phase"], cell.seed))
-    return [known[_stream_of(cell)] for cell in cells]
+    return [known[cell.stream_key] for cell in cells]

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,6 +56,11 @@ class Cell:
         """The number of experiences that are trained on, when it is not all."""
         value: int | None = self.spec.get("until")
         return value
+
+    @property
+    def stream_key(self) -> str:
+        """Equal for cells whose streams differ in the seed alone."""
+        return json.dumps([self.spec[key] for key in ("scenario", "protocol", "phase")], sort_keys=True)
 
     @property
     def label(self) -> str:

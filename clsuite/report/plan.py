@@ -6,12 +6,11 @@ import itertools
 from collections.abc import Sequence
 
 from ..experiment.file import Experiment
+from ..experiment.folder import seconds_of
 from ..experiment.grid import Outcome
 from ..experiment.status import expected_cells, tuned_trials
 from .progress import clock
 from .text import console, table
-
-SECONDS = ("seconds", "deployment_seconds", "evaluation_seconds")
 
 
 def show_plan(experiment: Experiment, outcomes: list[Outcome]) -> None:
@@ -46,7 +45,7 @@ def _estimate(experiment: Experiment, outcomes: list[Outcome]) -> str:
     text = f"{left:,} cells to run, about {samples:,.0f} training samples without what strategies replay"
     if not done:
         return f"{text}; no cell is finished yet to tell the time by"
-    seconds = {label: [sum(o.result["cost"][k] for k in SECONDS) for o in done if o.result and o.label == label] for label in experiment.labels}
+    seconds = {label: [seconds_of(o.result) for o in done if o.result and o.label == label] for label in experiment.labels}
     means = [sum(v) / len(v) for v in seconds.values() if v]
     mean = sum(means) / len(means)
     return f"{text}; about {clock(left * mean)} of one worker, at {mean:.1f} s a cell ({len(done):,} finished)"
