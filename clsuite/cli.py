@@ -153,6 +153,44 @@ def show(
     return show_command(kind, name, as_json)
 
 
+@app.command()
+def predict(
+    curves: Annotated[list[Path], typer.Argument(metavar="CURVE...", help="finished curves to fit: CSV, JSONL, or the folder of a cell")],
+    law: Annotated[str, typer.Option("--law", metavar="annealing|multi_power|continual", help="the loss law")] = "annealing",
+    momentum: Annotated[str, typer.Option("--lambda", metavar="NUMBER|fit", help="momentum of annealing; fit: chosen on the fitting curves")] = "0.999",
+    held_out: Annotated[Optional[list[Path]], typer.Option("--held-out", metavar="CURVE", help="a curve to predict and compare (may be repeated)")] = None,  # noqa: UP045
+    schedule: Annotated[Optional[list[str]], typer.Option("--schedule", metavar="'NAME KEY=VALUE...'", help="a candidate to rank (may be repeated)")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option("--steps", help="steps of the candidates (default: as the longest fitting curve)")] = None,  # noqa: UP045
+    peak: Annotated[Optional[float], typer.Option("--peak", metavar="RATE", help="peak rate of the candidates (default: that of the curves)")] = None,  # noqa: UP045
+    rank: Annotated[bool, typer.Option("--rank", help="also rank the curves by final loss, with rank correlations")] = False,
+    columns: Annotated[Optional[str], typer.Option("--columns", metavar="step=NAME,lr=NAME,loss=NAME", help="what the columns are called")] = None,  # noqa: UP045
+    warmup: Annotated[Optional[int], typer.Option("--warmup", min=0, help="steps of linear warm-up (default: found in the curves)")] = None,  # noqa: UP045
+    boundary: Annotated[Optional[int], typer.Option("--boundary", min=1, metavar="STEP", help="first step on other data (--law continual)")] = None,  # noqa: UP045
+    rates: Annotated[Optional[list[str]], typer.Option("--rates", metavar="CURVE='SCHEDULE'", help="rates of a curve between its rows")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option("--out", metavar="FILE", help="also draw, as .svg, .html or .png")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Fit a loss law with learning-rate annealing to finished curves; predict other curves and rank schedules."""
+    from .report.prediction import predict_command
+
+    predict_command(
+        curves,
+        law=law,
+        momentum=momentum,
+        held_out=held_out or [],
+        schedules=schedule or [],
+        steps=steps,
+        peak=peak,
+        rank=rank,
+        columns=columns,
+        warmup=warmup,
+        boundary=boundary,
+        rates=rates or [],
+        out=out,
+        as_json=as_json,
+    )
+
+
 @new.command("strategy")
 def new_strategy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a Python name, such as my_method")],

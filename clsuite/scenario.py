@@ -1,6 +1,6 @@
 """A scenario turns settings, a phase and a seed into a stream.
 
-    class Halves(Scenario):
+    class Halves(ImageScenario):
         \"\"\"Two experiences: the lower half of the classes, then the upper half.\"\"\"
 
         def stream(self, phase, seed):
@@ -9,7 +9,8 @@
             return self.make(pool, phase, seed, experiences, evaluation_sets)
 
 What the phase may see is decided here, not by the scenario: `pool(phase)` holds only the samples and classes of that
-phase, so the tuning and the evaluation stream of one scenario cannot share a sample.
+phase, so the tuning and the evaluation stream of one scenario cannot share a sample. Scenarios of text derive from
+`clsuite.text.TextScenario`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -75,11 +76,15 @@ class Pool:
 
 
 class Scenario(Configurable):
-    """Base of every scenario: settings in, `stream(phase, seed)` out."""
+    """Base of every scenario: settings in, `stream(phase, seed)` out.
 
-    dataset: str = setting("digits", help="a data set by name, 'folder:PATH' for images by class")
-    keep_classes: int | None = setting(None, ge=2, help="keep only so many classes (null: all), the same for every seed")
-    samples_per_class: int | None = setting(None, ge=1, help="keep only so many training samples of each class (null: all), the same for every seed")
+    `world` is what samples are ("images", "text"); `model` the network that is trained when none is named.
+    """
+
+    world: ClassVar[str] = ""
+    model: ClassVar[str] = ""
+    splits: ClassVar[tuple[str, ...]] = ()
+    """Ways to divide the data between the phases (`protocol.split`) that there are here."""
 
     name: str = ""
 
@@ -92,11 +97,83 @@ class Scenario(Configurable):
         """The table for one phase and seed."""
         raise UsageError(f"scenario {type(self).__name__} defines no stream(phase, seed)")
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the data suggests where a setting is left null: epochs, batch_size, learning_rate, buffer_size."""
+        raise NotImplementedError
+
+    @property
+    def training_defaults(self) -> dict[str, Any]:
+        """Settings of the training that are usual in this world; what an alias or a user gives goes before."""
+        return {}
+
+    def content(self) -> dict[str, dict[str, Any]]:
+        """Settings that name data, by group ("scenario", "protocol"), with the data's content in place of its name: what a cell is hashed over."""
+        return {"scenario": {}, "protocol": {}}
+
+    @property
+    def title(self) -> str:
+        """The data in words, for tables."""
+        return ""
+
     def generator(self, phase: Phase, seed: int, *purpose: str | int) -> np.random.Generator:
         """A named generator; the two phases draw from different ones, unless they are parts of one stream."""
         if self.split.split == "experiences":
             return generator(self.split.split_seed, "stream", "evaluation", *purpose)
         return generator(seed, "stream", phase, *purpose)
+
+    def check_split(self, phase: Phase) -> None:
+        """Refuse a phase or a split that is not there; raises `UsageError`."""
+        if phase not in PHASES:
+            raise UsageError(f"phase = {phase!r} is not valid: expected one of {', '.join(PHASES)}")
+        if self.split.split not in self.splits:
+            raise UsageError(f"protocol.split = '{self.split.split}' is not possible for {self.world}; valid: {', '.join(self.splits)}")
+        if self.split.split == "none" and phase == "tuning":
+            raise UsageError(f"protocol.split = 'none' has no tuning phase; valid with one: {', '.join(s for s in self.splits if s != 'none')}")
+
+    def part_of(
+        self, phase: Phase, experiences: Sequence[Experience], evaluation_sets: Sequence[EvaluationSet], properties: dict[str, Any]
+    ) -> tuple[Sequence[Experience], Sequence[EvaluationSet], dict[str, Any]]:
+        """With `split = experiences` those of a phase and the sets first learned in them, counted from 0; otherwise all.
+
+        The head keeps all its outputs.
+        """
+        if self.split.split != "experiences":
+            return experiences, evaluation_sets, properties
+        k, total = self.split.first, len(experiences)
+        if not k < total:
+            raise UsageError(f"protocol.first = {k} leaves nothing to evaluate of the stream's {total} experiences (valid: 1 to {total - 1})")
+        start, end = (0, k) if phase == "tuning" else (k, total)
+        own = [dataclasses.replace(e, index=e.index - start) for e in experiences[start:end]]
+        sets = [dataclasses.replace(e, learned_in=e.learned_in - start) for e in evaluation_sets if start <= e.learned_in < end]
+        if not sets:
+            raise UsageError(f"protocol.split = 'experiences': no evaluation set is first learned in experiences {start} to {end - 1}")
+        return own, sets, {**properties, "facts": {**properties.get("facts", {}), "part": f"experiences {start} to {end - 1} of {total}"}}
+
+
+class ImageScenario(Scenario):
+    """Base of scenarios over images of classes."""
+
+    world = "images"
+    model = "mlp"
+    splits = ("none", "classes", "datasets", "experiences", "samples")
+
+    dataset: str = setting("digits", help="a data set by name, 'folder:PATH' for images by class")
+    keep_classes: int | None = setting(None, ge=2, help="keep only so many classes (null: all), the same for every seed")
+    samples_per_class: int | None = setting(None, ge=1, help="keep only so many training samples of each class (null: all), the same for every seed")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return load_source(self.dataset, self.data_root).defaults
+
+    def content(self) -> dict[str, dict[str, Any]]:
+        other = self.split.tuning_dataset
+        identities = {name: load_source(name, self.data_root).identity for name in filter(None, (self.dataset, other))}
+        return {"scenario": {"dataset": identities[self.dataset]}, "protocol": {"tuning_dataset": identities.get(other or "")}}
+
+    @property
+    def title(self) -> str:
+        return self.dataset
 
     def pool(self, phase: Phase) -> Pool:
         """The samples and classes this phase may see (`Split`), reduced to `keep_classes` and `samples_per_class`."""
@@ -139,11 +216,8 @@ class Scenario(Configurable):
         return "evaluation" if self.split.split == "experiences" else phase
 
     def _divided(self, phase: Phase) -> Pool:
-        if phase not in PHASES:
-            raise UsageError(f"phase = {phase!r} is not valid: expected one of {', '.join(PHASES)}")
+        self.check_split(phase)
         kind = self.split.split
-        if kind == "none" and phase == "tuning":
-            raise UsageError("protocol.split = 'none' has no tuning phase; valid with one: classes, datasets, experiences, samples")
         if kind == "datasets":
             return self._of_second_data_set(phase)
         source = load_source(self.dataset, self.data_root)
@@ -190,8 +264,7 @@ class Scenario(Configurable):
         **properties: Any,
     ) -> Stream:
         """The finished stream; `properties` are the remaining fields of `Stream`."""
-        if self.split.split == "experiences":
-            experiences, evaluation_sets, properties = self._part_of(phase, experiences, evaluation_sets, properties)
+        experiences, evaluation_sets, properties = self.part_of(phase, experiences, evaluation_sets, properties)
         return Stream(
             self.name or type(self).__name__,
             phase,
@@ -203,17 +276,3 @@ class Scenario(Configurable):
             transforms or Transforms(),
             **properties,
         )
-
-    def _part_of(
-        self, phase: Phase, experiences: Sequence[Experience], evaluation_sets: Sequence[EvaluationSet], properties: dict[str, Any]
-    ) -> tuple[list[Experience], list[EvaluationSet], dict[str, Any]]:
-        """The experiences of a phase and the sets first learned in them, counted from 0; the head keeps all its outputs."""
-        k, total = self.split.first, len(experiences)
-        if not k < total:
-            raise UsageError(f"protocol.first = {k} leaves nothing to evaluate of the stream's {total} experiences (valid: 1 to {total - 1})")
-        start, end = (0, k) if phase == "tuning" else (k, total)
-        own = [dataclasses.replace(e, index=e.index - start) for e in experiences[start:end]]
-        sets = [dataclasses.replace(e, learned_in=e.learned_in - start) for e in evaluation_sets if start <= e.learned_in < end]
-        if not sets:
-            raise UsageError(f"protocol.split = 'experiences': no evaluation set is first learned in experiences {start} to {end - 1}")
-        return own, sets, {**properties, "facts": {**properties.get("facts", {}), "part": f"experiences {start} to {end - 1} of {total}"}}

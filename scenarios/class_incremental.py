@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from clsuite.errors import UsageError
-from clsuite.scenario import Phase, Pool, Scenario
+from clsuite.scenario import ImageScenario, Phase, Pool
 from clsuite.settings import setting
 from clsuite.stream import EvaluationSet, Experience, Segment, Stream
 
@@ -31,7 +31,7 @@ def class_groups(order: np.ndarray, experiences: int, first_classes: int | None)
     return [tuple(int(c) for c in order[a:b]) for a, b in pairwise(borders)]
 
 
-class ClassIncremental(Scenario):
+class ClassIncremental(ImageScenario):
     """Each experience brings new classes; accuracy is over one head, task-incremental accuracy from the same run."""
 
     experiences: int = setting(5, ge=1, help="how many experiences the classes are divided into")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from clsuite.scenario import Phase, Pool, Scenario
+from clsuite.scenario import ImageScenario, Phase, Pool
 from clsuite.settings import setting
 from clsuite.stream import EvaluationSet, Experience, Segment, Stream
 from clsuite.transforms import Transforms
 
 
-def domain_transforms(scenario: Scenario, pool: Pool, phase: Phase, seed: int, kind: str, tasks: int, identity_first: bool, degrees: float) -> Transforms:
+def domain_transforms(scenario: ImageScenario, pool: Pool, phase: Phase, seed: int, kind: str, tasks: int, identity_first: bool, degrees: float) -> Transforms:
     """`tasks` transforms of one kind, from generators that differ between phases.
 
     Rotations are drawn uniformly from [0, degrees) for every task.
@@ -22,7 +22,7 @@ def domain_transforms(scenario: Scenario, pool: Pool, phase: Phase, seed: int, k
     return Transforms.rotations([0.0, *angles[1:]] if identity_first else angles)
 
 
-class DomainIncremental(Scenario):
+class DomainIncremental(ImageScenario):
     """The classes stay, the pixels change: permuted or rotated images with one shared head."""
 
     kind: Literal["permutation", "rotation"] = setting("permutation", help="what changes between experiences")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clsuite.errors import UsageError
-from clsuite.scenario import Phase, Pool, Scenario
+from clsuite.scenario import ImageScenario, Phase, Pool
 from clsuite.settings import setting
 from clsuite.stream import Draw, EvaluationSet, Experience, Segment, Stream
 from clsuite.transforms import Transforms
@@ -16,7 +16,7 @@ from . import recurrence
 from .domain_incremental import domain_transforms
 
 
-class PowerLaw(Scenario):
+class PowerLaw(ImageScenario):
     """New tasks (permutations, rotations or groups of classes), mixed with samples of earlier tasks that return.
 
     A past task returns with probability min(1, scale * lag**-exponent), lag = experiences since it was last performed,

@@ -9,14 +9,14 @@ from typing import Literal
 import numpy as np
 
 from clsuite.errors import UsageError
-from clsuite.scenario import Phase, Pool, Scenario
+from clsuite.scenario import ImageScenario, Phase, Pool
 from clsuite.settings import setting
 from clsuite.stream import EvaluationSet, Experience, Segment, Stream
 
 SUBSETS = 20_000
 
 
-class SCoLe(Scenario):
+class SCoLe(ImageScenario):
     """Each experience: all training images of a few classes drawn at random; scored on the full test set.
 
     Class i has weight (1 - f i)**entropy_decrease, shuffled over the classes by the seed; an experience draws its classes one

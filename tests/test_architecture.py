@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE = sorted((ROOT / "clsuite").rglob("*.py"))
-ROOMS = {"report": 4, "experiment": 3, "training": 2}  # anything else is a contract module, data or models
+ROOMS = {"report": 4, "experiment": 3, "prediction": 3, "training": 2}  # anything else is a contract module, data or models
 
 
 def imported(file: Path) -> set[str]:

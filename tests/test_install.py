@@ -91,7 +91,7 @@ py-modules = ["{module}"]
 THEIRS = '''
 import torch
 from clsuite.models.base import Model, Network
-from clsuite.scenario import Scenario
+from clsuite.scenario import ImageScenario
 from clsuite.settings import setting
 from clsuite.strategy import Strategy
 from clsuite.stream import EvaluationSet, Experience, Segment
@@ -100,7 +100,7 @@ class Theirs(Strategy):
     """Their method."""
     rate: float = setting(0.5, ge=0, search=[0.1, 0.5])
 
-class Halves(Scenario):
+class Halves(ImageScenario):
     """Two experiences: the lower half of the classes, then the upper half."""
     def stream(self, phase, seed):
         pool = self.pool(phase)

@@ -74,12 +74,12 @@ def _read(path: Path) -> np.ndarray | None:
         return None
 
 
-def cached_text(kind: str, key: str, pattern: str, compute: Callable[[], str]) -> str:
-    """`compute()`, or the cached text under this key when all of it matches `pattern`."""
+def cached_text(kind: str, key: str, pattern: str | Callable[[str], bool], compute: Callable[[], str]) -> str:
+    """`compute()`, or the cached text under this key when all of it matches `pattern` (an expression, or a function that judges it)."""
     path = cache_root() / kind / f"{key}.txt"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         text = path.read_text(encoding="utf-8")
-        if re.fullmatch(pattern, text):
+        if re.fullmatch(pattern, text) if isinstance(pattern, str) else pattern(text):
             return text
     text = compute()
     _replace(path, lambda file: file.write(text.encode()))

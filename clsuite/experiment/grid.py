@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.source import load_source
 from ..errors import Interrupted
-from ..scenario import Scenario
 from ..training.checkpoint import writable
 from .assembly import device_of
 from .claims import Claim, claim
@@ -112,11 +110,11 @@ class Grid:
     def begin(self) -> None:
         """Say in the folder what experiment it holds; refused when it holds another."""
         experiment = self.experiment
-        dataset = load_source(experiment.scenario.get("dataset", Scenario.declared()["dataset"].default), self.options.data_root).identity
+        data = resolve({"scenario": experiment.scenario}, self.options.data_root).scenario.content()["scenario"]
         for folder in {self.store.out, self.store.cells}:
             writable(folder)
         protocol = {"name": experiment.protocol.name, **experiment.protocol.split}
-        self.store.open({"scenario": experiment.scenario, "data": dataset, "protocol": protocol}, experiment.text)
+        self.store.open({"scenario": experiment.scenario, "data": data.get("dataset", data), "protocol": protocol}, experiment.text)
 
     def run(self, planned: list[PlannedCell], phase: str) -> list[Outcome]:
         """Run what is missing of the cells and give all their outcomes in order; a failure of the machine is tried again twice."""

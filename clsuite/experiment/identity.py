@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..data.source import load_source
 from ..settings import Configurable
 from .assembly import device_of
 from .spec import Cell
 
 SCHEMA = 1
-ENGINE_ROOMS = ("data", "models", "training")
+ENGINE_ROOMS = ("data", "models", "schedules", "training")
 ENGINE_FILES = ("experiment/assembly.py",)
 NOT_ENGINE = ("__main__.py", "cli.py", "templates.py")
 
@@ -44,11 +43,10 @@ def cell_content(cell: Cell) -> dict[str, Any]:
     """What makes a cell the same cell, as plain values."""
     spec = cell.spec
     strategy = [_hashed_settings(part, {"name": plain_name(part.name), **part.settings()}) for part in cell.parts]
-    data = {name: load_source(name, cell.data_root).identity for name in filter(None, (cell.scenario.dataset, cell.scenario.split.tuning_dataset))}
-    scenario = _hashed_settings(cell.scenario, spec["scenario"])
-    scenario["dataset"] = data[cell.scenario.dataset]  # its content, wherever it lies and whatever it is called
+    data = cell.scenario.content()  # what data holds, wherever it lies and whatever it is called
+    scenario = {**_hashed_settings(cell.scenario, spec["scenario"]), **data["scenario"]}
     schedule = _hashed_settings(cell.schedule, spec["training"]["schedule"])
-    protocol = {**_hashed_settings(cell.scenario.split, spec["protocol"]), "tuning_dataset": data.get(cell.scenario.split.tuning_dataset or "")}
+    protocol = {**_hashed_settings(cell.scenario.split, spec["protocol"]), **data["protocol"]}
     components: list[Any] = [cell.scenario, cell.model, cell.schedule, *cell.parts]
     return {
         "schema": SCHEMA,
@@ -56,7 +54,7 @@ def cell_content(cell: Cell) -> dict[str, Any]:
         "model": {**_hashed_settings(cell.model, spec["model"]), "weights": _weights_digest(cell)},
         "strategy": strategy,
         "training": {**_hashed_settings(cell.training, spec["training"]), "schedule": schedule},
-        "evaluation": spec["evaluation"],
+        "evaluation": _hashed_settings(cell.evaluation, spec["evaluation"]),
         "protocol": protocol,
         "phase": spec["phase"],
         "seed": spec["seed"],
@@ -68,8 +66,23 @@ def cell_content(cell: Cell) -> dict[str, Any]:
 
 
 def _weights_digest(cell: Cell) -> str | None:
-    path = cell.model.weight_file(cell.data_root)
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    digests = [_file_digest(path, *_version(path)) for path in cell.model.weight_files(cell.data_root)]
+    return None if not digests else digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _version(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=256)
+def _file_digest(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file; read once as long as size and time of change stay."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def source_digests(cell: Cell) -> dict[str, str]:

@@ -24,7 +24,7 @@ from ..training.settings import Training
 
 COMPONENTS = ("scenario", "model", "strategy")
 KEYS = (*COMPONENTS, "training", "evaluation", "protocol", "phase", "seed", "device", "until")
-DEFAULT_NAMES = {"scenario": "class_incremental", "model": "mlp", "strategy": "naive"}
+DEFAULT_NAMES = {"scenario": "class_incremental", "strategy": "naive"}
 CATALOGUES = {"scenario": "scenarios", "model": "models", "strategy": "strategies"}
 
 
@@ -90,14 +90,14 @@ def resolve(raw: Mapping[str, Any], data_root: str | None = None) -> Cell:
     scenario_name, scenario_class, scenario_values = _component("scenario", groups["scenario"], Scenario)
     scenario = scenario_class(split=Split(**protocol), data_root=data_root, **scenario_class.validated(scenario_values, "scenario"))
     scenario.name = scenario_name
-    defaults = _data_defaults(scenario)
-    model_name, model_class, model_values = _component("model", groups["model"], Model)
+    defaults = scenario.defaults
+    model_name, model_class, model_values = _component("model", {"name": scenario.model, **groups["model"]}, Model)
     model = model_class(**model_class.validated(model_values, "model"))
     model.name = model_name
 
     strategy, training_defaults = expand(groups["strategy"])
     parts = _parts(strategy, defaults)
-    training_values = Training.resolved({**training_defaults, **groups["training"]}, defaults)
+    training_values = Training.resolved({**scenario.training_defaults, **training_defaults, **groups["training"]}, defaults)
     schedule = _schedule(training_values["schedule"])
     training_values["schedule"] = {"name": schedule.name, **schedule.settings()}
 
@@ -127,19 +127,13 @@ def _group(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _component(kind: str, values: dict[str, Any], base: type) -> tuple[str, Any, dict[str, Any]]:
-    name = values.pop("name", DEFAULT_NAMES[kind])
+    name = values.pop("name", DEFAULT_NAMES.get(kind))
     if not isinstance(name, str):
         raise UsageError(f"{kind}.name = {name!r} is not valid: expected text")
     found = registry.load(CATALOGUES[kind], name)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UsageError(f"{kind} '{name}' is not a {base.__name__}: derive the class from clsuite's {base.__name__}")
     return name, found, values
-
-
-def _data_defaults(scenario: Scenario) -> dict[str, Any]:
-    from ..data.source import load_source
-
-    return load_source(scenario.dataset, scenario.data_root).defaults
 
 
 def _schedule(values: dict[str, Any]) -> Schedule:

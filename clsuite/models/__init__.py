@@ -8,6 +8,8 @@ CATALOGUE = {
     "resnet32": ".resnet:ResNet32",
     "resnet56": ".resnet:ResNet56",
     "vit": ".vit:ViT",
+    "gpt_neox": ".language:GPTNeoX",
+    "llama": ".language:Llama",
 }
 
 FACTS = {
@@ -18,4 +20,6 @@ FACTS = {
     "resnet32": {"source": "He et al. 2016, arXiv 1512.03385, section 4.2, option A shortcuts; akamaster/pytorch_resnet_cifar10"},
     "resnet56": {"source": "He et al. 2016, arXiv 1512.03385, section 4.2, option A shortcuts; akamaster/pytorch_resnet_cifar10"},
     "vit": {"source": "Dosovitskiy et al. 2021, arXiv 2010.11929; networks and weights of timm (huggingface/pytorch-image-models)"},
+    "gpt_neox": {"source": "Pythia's architecture: Biderman et al. 2023, arXiv 2304.01373; networks of transformers (GPTNeoXForCausalLM)"},
+    "llama": {"source": "Touvron et al. 2023, arXiv 2302.13971; networks of transformers (LlamaForCausalLM)"},
 }

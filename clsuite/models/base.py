@@ -11,20 +11,22 @@ from torch import nn
 from ..errors import unknown
 from ..settings import Configurable
 
-Shape = tuple[int, int, int]
-"""Channels, height and width of one image."""
+Shape = tuple[int, ...]
+"""Of one sample: channels, height and width of an image; `(context,)`, the tokens of a window, of text."""
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel, for pixels in 0..1."""
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
+_NORM_NAMES = ("RMSNorm", "LayerNorm")  # transformers writes one class an architecture: LlamaRMSNorm and so on
 
 
 class Network(nn.Module):
     """Images to class scores: `features`, then the linear `head`.
 
-    Images are float [batch, channels, height, width], already normalised.
+    Images are float [batch, channels, height, width], already normalised. A language model reads token ids and has
+    features and scores of every position (`language.LanguageNetwork`).
     """
 
     head: nn.Linear
@@ -44,23 +46,28 @@ class Network(nn.Module):
     def groups(self) -> dict[str, list[str]]:
         """Parameter names by kind, in model order.
 
-        `all`; `head`; `norm`, the affine parameters of Batch/Layer/GroupNorm; `first_layer`, the first convolution or,
-        without one, the first linear layer before the head; and `block:<name>` for what is left, by depth. Every
-        parameter is in exactly one group besides `all`.
+        `all`; `head`; `norm`, the affine parameters of Batch/Layer/Group/RMSNorm; `first_layer`, the first convolution or,
+        without one, the first linear layer before the head; `embedding`, in networks that look tokens up, whose
+        `first_layer` is then empty; and `block:<name>` for what is left, by depth. Every parameter is in exactly one
+        group besides `all`: an embedding tied to the head is in `head`, under the name it was first registered by.
         """
         names = [name for name, _ in self.named_parameters()]
         modules = list(self.named_modules())
-        norms = {name for name, module in modules if isinstance(module, _NORM)}
+        head = {id(parameter) for parameter in self.head.parameters()}
+        norms = {name for name, module in modules if isinstance(module, _NORM) or type(module).__name__.endswith(_NORM_NAMES)}
+        embeddings = {name for name, module in modules if isinstance(module, nn.Embedding)}
         layers = [name for kind in (_CONV, nn.Linear) for name, module in modules if isinstance(module, kind) and name != "head"]
-        first = layers[0] if layers else None
+        first = layers[0] if layers and not embeddings else None
 
-        groups: dict[str, list[str]] = {"all": names, "head": [], "norm": [], "first_layer": []}
-        for name in names:
+        groups: dict[str, list[str]] = {"all": names, "head": [], "norm": [], "first_layer": [], **({"embedding": []} if embeddings else {})}
+        for name, parameter in self.named_parameters():
             owner = name.rpartition(".")[0]
-            if owner == "head":
+            if id(parameter) in head:
                 kind = "head"
             elif owner in norms:
                 kind = "norm"
+            elif owner in embeddings:
+                kind = "embedding"
             elif owner == first:
                 kind = "first_layer"
             else:
@@ -91,6 +98,9 @@ class Model(Configurable):
 
     name: ClassVar[str] = ""
 
+    world: ClassVar[str] = "images"
+    """What its networks read: `images` or `text`."""
+
     normalisation: Normalisation | None = None
     """What the pretrained weights were trained with; known once `build` has read them, else None."""
 
@@ -103,6 +113,14 @@ class Model(Configurable):
         """The file pretrained weights come from, if any: its content is part of a cell's identity."""
         return None
 
+    def weight_files(self, data_root: str | None) -> list[Path]:
+        """All files pretrained weights come from, in a fixed order: what a cell's identity hashes."""
+        file = self.weight_file(data_root)
+        return [] if file is None else [file]
+
     def build(self, shape: Shape, classes: int, data_root: str | None) -> Network:
-        """A network for images of `shape` and `classes` outputs; `data_root` is the first place weight files are looked for."""
+        """A network for samples of `shape` and `classes` outputs (of text: the vocabulary).
+
+        `data_root` is the first place weight files are looked for.
+        """
         raise NotImplementedError

@@ -8,30 +8,46 @@ from typing import Any
 from .. import registry
 from ..errors import UsageError
 from ..experiment.overrides import parse_overrides
+from ..schedule import rates as factors
 from .text import console, emit, number, some, table
 
 WIDTH, HEIGHT = 72, 14
 
 
 def schedule_command(name: str, items: list[str], as_json: bool) -> None:
-    """Print the curve of a schedule."""
+    """Print the curve of a schedule; `horizon` (or `steps`) and `learning_rate` are not settings of it."""
     values = parse_overrides(items, ())
-    horizon, peak = values.pop("horizon", 1000), values.pop("learning_rate", 1.0)
-    if not isinstance(horizon, int) or isinstance(horizon, bool) or not 1 <= horizon <= 10_000_000:
-        raise UsageError(f"horizon = {horizon!r} is not valid: expected a whole number from 1 to 10000000")
-    if not isinstance(peak, (int, float)) or isinstance(peak, bool) or not math.isfinite(peak) or peak <= 0:
-        raise UsageError(f"learning_rate = {peak!r} is not valid: expected a number > 0")
+    if "horizon" in values and "steps" in values:
+        raise UsageError(f"steps = {values['steps']!r} and horizon = {values['horizon']!r} are the same thing; give one")
+    key = "steps" if "steps" in values else "horizon"
+    given, peak = values.pop(key, None), values.pop("learning_rate", None)
     found = registry.load("schedules", name)
     schedule = found(**found.validated(values, f"schedule {name}"))
-    rates = [peak * schedule.factor(step, horizon) for step in range(horizon)]
+    peak = (schedule.own_peak or 1.0) if peak is None else peak
+    if not isinstance(peak, (int, float)) or isinstance(peak, bool) or not math.isfinite(peak) or peak <= 0:
+        raise UsageError(f"learning_rate = {peak!r} is not valid: expected a number > 0")
+    horizon = (schedule.own_horizon or 1000) if given is None else given
+    if not isinstance(horizon, int) or isinstance(horizon, bool) or not 1 <= horizon <= 10_000_000:
+        raise UsageError(f"{key} = {horizon!r} is not valid: expected a whole number from 1 to 10000000")
+    schedule.check(horizon)
+    *rates, after = [peak * factor for factor in factors(schedule, horizon)]
+    start = schedule.decay_start(horizon)
     if as_json:
-        return emit({"name": name, "settings": schedule.settings(), "horizon": horizon, "learning_rate": peak, "rates": rates})
+        document = {"name": name, "settings": schedule.settings(), "horizon": horizon, "learning_rate": peak, "rates": rates}
+        return emit({**document, "after": after, "decay_start": start})
     out = console()
-    settings = ", ".join(f"{k}={v}" for k, v in schedule.settings().items())
+    settings = ", ".join(f"{k}={_short(v)}" for k, v in schedule.settings().items())
     out.print(f"{name} ({settings or 'no settings'}), peak {peak:g}, {horizon} steps", style="bold")
     out.print(plot(rates), soft_wrap=True)
-    out.print(f"first {rates[0]:.4g}, highest {max(rates):.4g}, last {rates[-1]:.4g}, mean {sum(rates) / len(rates):.4g}")
+    out.print(f"first {rates[0]:.4g}, highest {max(rates):.4g}, last {rates[-1]:.4g}, after it {after:.4g}, mean {sum(rates) / len(rates):.4g}")
+    if start is not None:
+        out.print(f"final decay from step {start}")
     return None
+
+
+def _short(value: Any) -> str:
+    """A setting on one line, however long a list it is."""
+    return f"[{', '.join(f'{v:.4g}' for v in value[:3])}, ... {len(value)} numbers]" if isinstance(value, list) and len(value) > 8 else str(value)
 
 
 def plot(values: list[float], width: int = WIDTH, height: int = HEIGHT) -> str:
