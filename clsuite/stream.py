@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -115,6 +115,9 @@ class Stream:
     sample belongs to one known task. `task_masked`: task-incremental accuracy is defined. `facts` is what
     the scenario wants shown (a fitted exponent, for example).
     """
+
+    world: ClassVar[str] = "images"
+    """What samples are."""
 
     scenario: str
     phase: str

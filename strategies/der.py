@@ -18,7 +18,7 @@ class DER(Strategy):
     forward pass of its own. Departures: replayed views are augmented anew.
     """
 
-    needs = frozenset({"memory"})
+    needs = frozenset({"memory", "classifier"})
 
     buffer_size: int | None = setting(None, ge=1, search=[200, 500, 1000], help="samples the memory holds (null: the data set's default)")
     buffer: BufferPolicy = setting("reservoir", help="which samples stay in the memory")

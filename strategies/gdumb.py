@@ -23,7 +23,7 @@ class GDumb(Strategy):
     training settings only batch size, augmentation and masks act here: the rest belongs to an optimizer that never steps.
     """
 
-    needs = frozenset({"memory"})
+    needs = frozenset({"memory", "classifier"})
     offers = frozenset()
 
     buffer_size: int | None = setting(None, ge=1, search=[200, 500, 1000], help="samples the memory holds (null: the data set's default)")

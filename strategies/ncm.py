@@ -23,6 +23,7 @@ class NCM(Strategy):
     experience 0, then frozen) or `random`; null is `pretrained` where the model has weights, else `first_experience`.
     """
 
+    needs = frozenset({"classifier"})
     claims = frozenset({"owns_predict"})
     offers = frozenset()
 

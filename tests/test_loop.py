@@ -84,7 +84,7 @@ def test_a_rate_that_is_far_too_high_is_told_as_diverged_and_stored(cell_of, sma
 
 
 def test_losses_are_averaged_by_interval():
-    losses = Losses()
+    losses = Losses(100)
     for value in (1.0, 2.0, 6.0):
         losses.add(torch.tensor(value))
     assert losses.close() == pytest.approx(3) and losses.close() is None

@@ -213,6 +213,10 @@ OTHER = {
     "strategy": {"buffer_size": 7, "buffer": "class_balanced", "insert": "always", "replay_batch": 3, "combine": "sum"},
     "training": {
         "epochs": 3,
+        "betas": [0.8, 0.9],
+        "epsilon": 1e-6,
+        "decayed": "matrices",
+        "compile": True,
         "batch_size": 5,
         "optimizer": "adam",
         "learning_rate": 0.3,

@@ -404,7 +404,7 @@ def test_ncm_predicts_the_nearest_mean_of_normalised_features(encoder, run_of, s
     np.testing.assert_allclose(scores, -distances, atol=1e-5)
     y = run.stream.source.labels("test")
     hits = [(distances[e.indices].argmin(1) == y[e.indices]).mean() for e in run.stream.evaluation_sets]
-    np.testing.assert_allclose(loop.R[-1], hits, atol=1e-9)
+    np.testing.assert_allclose(loop.measurements.R[-1], hits, atol=1e-9)
     assert run.base.label() == f"ncm (encoder: {encoder})"
     if encoder == "random":
         assert run.costs["training"].gradient_steps == 0 and not moved(initial, weights(run))
@@ -419,7 +419,7 @@ def test_ncm_with_pretrained_weights_trains_nothing(run_of, tiny, weight_file):
     loop = execute(run)
     assert run.base.label() == "ncm (encoder: pretrained)" and run.base.report() == {"encoder": "pretrained"}
     assert run.weights_digest() == before and run.costs["training"].gradient_steps == 0
-    assert np.isfinite(loop.R).all()
+    assert np.isfinite(loop.measurements.R).all()
 
 
 def test_ncm_without_a_choice_or_weights_learns_its_encoder_and_says_so(cell_of, small):

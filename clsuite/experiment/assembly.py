@@ -10,19 +10,26 @@ import torch
 
 from ..errors import UsageError
 from ..randomness import torch_seed
+from ..stream import Stream
+from ..training.images import ImageWorkload
 from ..training.run import Run
-from .spec import Cell, check_pairing
+from ..training.text import TextWorkload
+from ..training.workload import Workload
+from .spec import Cell, check_pairing, check_world
 
 
 def make_run(cell: Cell, device: torch.device) -> Run:
     """Stream, model and parts of a cell, put together and checked against each other."""
     stream = cell.scenario.stream(cell.spec["phase"], cell.seed)
+    check_world(cell, stream)
     with _fixed_random_state(torch_seed(cell.seed, "initial_weights")):
         network = cell.model.build(stream.source.shape, stream.classes, cell.data_root)
     check_pairing(cell, stream, network, cell.model.pretrained)
     stream.load(device)
+    if cell.training.compile:
+        network.compile()
     network = network.to(device=device, dtype=torch.float64 if cell.training.precision == "float64" else torch.float32)
-    return Run(
+    run = Run(
         stream,
         network,
         cell.parts,
@@ -30,11 +37,20 @@ def make_run(cell: Cell, device: torch.device) -> Run:
         cell.schedule,
         cell.seed,
         device,
-        normalisation=_normalisation(cell, stream.source),
+        _workload(cell, stream, device),
         pretrained=cell.model.pretrained,
         evaluation_mask=cell.evaluation.mask,
         memory_settings=memory_settings(cell),
+        probe_tokens=getattr(cell.scenario, "probe_tokens", None),
     )
+    run.check_schedule()
+    return run
+
+
+def _workload(cell: Cell, stream: Stream, device: torch.device) -> Workload:
+    if stream.world == "text":
+        return TextWorkload(stream, cell.training, device)
+    return ImageWorkload(stream, cell.training, device, _normalisation(cell, stream.source))
 
 
 def memory_settings(cell: Cell) -> dict[str, Any] | None:

@@ -191,10 +191,8 @@ def _result(cell: Cell, name: str, run: Run, loop: Loop, status: str, reason: st
         "status": status,
         "reason": reason,
         "strategy": cell.label,
-        "metrics": loop.metrics(),
-        "matrix": _rows(loop.R),
-        "matrix_known_task": _rows(loop.masked) if run.stream.task_masked else None,
-        "initial_accuracy": _rows(loop.initial[None])[0],
+        "metrics": loop.measurements.metrics(loop.seconds["training"]),
+        **loop.measurements.document(),
         "evaluation_sets": [{"name": e.name, "samples": len(e), "learned_in": e.learned_in} for e in run.stream.evaluation_sets],
         "cost": cost,
         "reports": _reports(run),
@@ -214,10 +212,6 @@ def _reports(run: Run) -> dict[str, Any]:
             count = sum(name.partition(" ")[0] == part.name for name in found) + 1
             found[part.name if count == 1 else f"{part.name} {count}"] = report
     return found
-
-
-def _rows(values: Any) -> list[list[float | None]]:
-    return [[None if v != v else v for v in row] for row in values.tolist()]
 
 
 __all__ = ["Cell", "Options", "ResultWarning", "cell_hash", "make_run", "run_cell"]

@@ -44,7 +44,9 @@ def _used(streams: Iterable[Stream]) -> dict[str, tuple[Stream, dict[str, np.nda
 
 
 def _hashes(stream: Stream, indices: dict[str, np.ndarray]) -> np.ndarray:
-    """A hash of the pixels of every sample: a random linear map modulo 2^64."""
+    """A hash of what every sample is made of: the documents of text, or a random linear map of pixels modulo 2^64."""
+    if stream.world == "text":
+        return np.concatenate([stream.source.digests(split) for split in SPLITS])  # type: ignore[attr-defined]
     found = []
     for split in SPLITS:
         images = stream.source.images(split)

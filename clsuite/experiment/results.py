@@ -69,7 +69,12 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _identity(cell: str, status: str, reason: str | None, spec: dict[str, Any]) -> Row:
     scenario, model = spec.get("scenario", {}), spec.get("model", {})
-    names = {"scenario": scenario.get("name"), "dataset": scenario.get("dataset"), "model": model.get("name"), "strategy": None}
+    names = {
+        "scenario": scenario.get("name"),
+        "dataset": scenario.get("dataset") or " -> ".join(scenario.get("corpora") or []) or scenario.get("shift"),
+        "model": model.get("name"),
+        "strategy": None,
+    }
     return {"cell": cell, "status": status, "reason": reason, **names, "phase": spec.get("phase"), "trial": None, "seed": spec.get("seed")}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..training.metrics import DERIVED, derived
+from ..training.metrics import DERIVED, LOWER, derived
 from .file import Experiment
 from .grid import Outcome
 from .samplers import trials as sampled
@@ -42,12 +42,12 @@ def chosen(experiment: Experiment, outcomes: list[Outcome], searching: str = "tu
             trial = trials.setdefault(o.trial or 0, Trial(o.trial or 0, {}))
             trial.statuses[o.seed], trial.scores[o.seed] = o.status, score(o, metric)
         done = [trials[k] for k in sorted(trials)]
-        scores = [t.score(tuning.first_seeds) for t in done]
+        scores = [tuning.merit(t, tuning.first_seeds) for t in done]
         best = winner(tuning, done)
         if best is not None:
             best.values = sampled(tuning.sampler, tuning.sampler_seed, space, tuning.trials, scores)[best.number]
             found[label] = best, len(done), best.score(sorted(best.statuses))
-    order = sorted((s for _, _, s in found.values()), reverse=True)
+    order = sorted((s for _, _, s in found.values()), reverse=metric not in LOWER)
     means = {label: list(by_seed(outcomes, label, metric, evaluating).values()) for label in found}
     return {
         label: Chosen(best, n, value, order.index(value) + 1, sum(means[label]) / len(means[label]) if means[label] else None)

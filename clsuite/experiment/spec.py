@@ -229,6 +229,27 @@ def _share_memory_size(parts: list[Part], defaults: dict[str, Any]) -> None:
             setattr(part, name, next(iter(given), default))
 
 
+def check_world(cell: Cell, stream: Any) -> None:
+    """Refuse, in one line, a model or a setting of the training that belongs to another kind of data."""
+    if cell.model.world != stream.world:
+        valid = ", ".join(name for name in registry.catalogue("models") if registry.load("models", name).world == stream.world)
+        raise UsageError(f"model '{cell.model.name}' is for {cell.model.world}, but scenario '{stream.scenario}' streams {stream.world}; valid: {valid}")
+    training = cell.training
+    if stream.world == "text":
+        fixed: tuple[tuple[str, Any, Any], ...] = (
+            ("epochs", training.epochs, 1),
+            ("augmentation", training.augmentation, []),
+            ("logit_mask", training.logit_mask, "none"),
+            ("probe_every", training.probe_every, None),
+        )
+        for name, value, valid in fixed:
+            if value != valid:
+                why = "scenario.tokens says how long to train" if name == "epochs" else "it applies to images"
+                raise UsageError(f"training.{name} = {value!r} is not possible for text: {why} (valid: {valid})")
+    elif training.precision == "bfloat16":
+        raise UsageError("training.precision = 'bfloat16' applies to text models (valid for images: float32, float64)")
+
+
 def check_pairing(cell: Cell, stream: Any, network: Any, pretrained: bool) -> None:
     """Refuse, in one line, parts whose needs the stream, the model or the base cannot meet, and doubled claims."""
     if cell.until is not None and cell.until > len(stream):
@@ -237,13 +258,13 @@ def check_pairing(cell: Cell, stream: Any, network: Any, pretrained: bool) -> No
     offered = set(base.offers) | {"memory"}
     offered |= {"borders"} if stream.has_borders else set()
     offered |= {"task_ids"} if stream.has_task_ids else set()
-    offered |= {"classifier"} if getattr(network, "head", None) is not None else set()
+    offered |= {"classifier"} if stream.world == "images" and getattr(network, "head", None) is not None else set()
     offered |= {"several_tasks"} if len(stream) > 1 else set()
     offered |= {"pretrained"} if pretrained else set()
     reasons = {
         "borders": f"scenario '{stream.scenario}' has no task borders",
         "task_ids": f"scenario '{stream.scenario}' has no task ids",
-        "classifier": f"model '{cell.model.name}' has no classifier head",
+        "classifier": f"model '{cell.model.name}' has no classifier head" + (" over classes: it predicts tokens" if stream.world == "text" else ""),
         "several_tasks": f"scenario '{stream.scenario}' has a single experience",
         "pretrained": f"model '{cell.model.name}' has no pretrained weights (give model.weights)",
         "incremental": f"strategy '{base.name}' does not train step by step on the current experience",

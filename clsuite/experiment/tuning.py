@@ -15,6 +15,7 @@ from typing import Any, Literal
 from .. import registry
 from ..errors import UsageError
 from ..settings import Configurable, setting
+from ..training.metrics import LOWER
 from ..training.settings import Training
 from .samplers import trials
 from .space import Space, searched
@@ -40,7 +41,12 @@ class Tuning(Configurable):
     validation: float | None = setting(
         None, gt=0, lt=1, help="with conventional: choose on this share of the training samples, left out of training (null: on the test set itself)"
     )
-    select_on: str = setting("average_incremental_accuracy", help="metric that decides, on the tuning stream's test set")
+    select_on: str = setting("average_incremental_accuracy", help="metric that decides, on the tuning stream's test set (text: final_loss)")
+
+    def merit(self, trial: Trial, seeds: list[int]) -> float:
+        """How good a trial is, more is better: its mean score over seeds, negated where less is better; -inf when one of them failed."""
+        mean = trial.score(seeds)
+        return -mean if self.select_on in LOWER and mean > -math.inf else mean
 
     @property
     def first_seeds(self) -> list[int]:
@@ -130,22 +136,22 @@ def drawn(tuning: Tuning, space: Space, done: list[Trial]) -> list[Trial]:
     for trial in done:
         if not trial.complete(tuning.first_seeds):
             break
-        known.append(trial.score(tuning.first_seeds))
+        known.append(tuning.merit(trial, tuning.first_seeds))
     values = trials(tuning.sampler, tuning.sampler_seed, space, tuning.trials, known)
     return [Trial(k, v) for k, v in enumerate(values)]
 
 
 def finalists(tuning: Tuning, done: list[Trial]) -> list[Trial]:
     """The best trials over the first seeds, best first; ties go to the earlier trial."""
-    good = [t for t in done if t.score(tuning.first_seeds) > -math.inf]
-    return sorted(good, key=lambda t: (-t.score(tuning.first_seeds), t.number))[: tuning.finalists]
+    good = [t for t in done if tuning.merit(t, tuning.first_seeds) > -math.inf]
+    return sorted(good, key=lambda t: (-tuning.merit(t, tuning.first_seeds), t.number))[: tuning.finalists]
 
 
 def winner(tuning: Tuning, done: list[Trial]) -> Trial | None:
     """The finalist with the best mean over all its seeds; None when every trial failed."""
     best = finalists(tuning, done)
     seeds = tuning.first_seeds + (tuning.further_seeds if len(done) > 1 else [])
-    return min(best, key=lambda t: (-t.score(seeds), t.number), default=None)
+    return min(best, key=lambda t: (-tuning.merit(t, seeds), t.number), default=None)
 
 
 def incomplete(done: list[Trial]) -> list[str]:

@@ -15,10 +15,10 @@ from ..experiment.phases import run_grid
 from ..experiment.prefix import computed_seconds
 from ..experiment.scores import by_seed, chosen
 from ..experiment.statistics import Estimate, estimate, ranks
+from ..training.metrics import LOWER
 from .catalogue import experiments
 from .findings import (
     COMPARISON,
-    LOWER,
     OPTIMISM,
     chosen_lines,
     comparison_rows,
@@ -76,7 +76,7 @@ def summary(experiment: Experiment, outcomes: list[Outcome]) -> tuple[str, list[
     estimates = {m: {label: estimate(list(by_seed(final, label, m).values())) for label in experiment.labels} for m in experiment.columns}
     shown = [metric for metric in experiment.columns if any(e.n for e in estimates[metric].values())]
     tuned = chosen(experiment, outcomes)
-    after = ranks({label: c.evaluation for label, c in tuned.items() if c.evaluation is not None})
+    after = ranks({label: c.evaluation for label, c in tuned.items() if c.evaluation is not None}, experiment.tuning.select_on not in LOWER)
     first = experiment.columns[0]
     rows = []
     for label in sorted(experiment.labels, key=lambda name: _sortable(estimates[first][name], first)):

@@ -10,13 +10,13 @@ from ..experiment.grid import Outcome
 from ..experiment.scores import Chosen, by_seed, chosen
 from ..experiment.statistics import RankAgreement, compare_all, interquartile_mean, kendall_tau, optimism, performance_profile, ranks
 from ..experiment.verdicts import judge
+from ..training.metrics import LOWER
 
 COMPARISON = ("difference", "mean [95 % interval]", "Wilcoxon p (Holm)", "P(better)", "n")
 OPTIMISM = ("strategy", "reported by conventional tuning", "frozen", "optimism", "= selection bias", "+ transfer regret", "n")
 TARGET_SHARE = 0.95
 """Share of the best strategy's mean that counts as reached in a performance profile."""
 RATIOS = (1.0, 2.0, 4.0, 8.0)
-LOWER = ("forgetting", "calibration_error", "mean_steps_to_90")
 
 
 def chosen_lines(experiment: Experiment, tuned: dict[str, Chosen]) -> list[str]:
@@ -28,13 +28,15 @@ def chosen_lines(experiment: Experiment, tuned: dict[str, Chosen]) -> list[str]:
     evaluated = {label: c.evaluation for label, c in tuned.items() if c.evaluation is not None}
     if len(evaluated) > 1:
         agreement = kendall_tau({label: tuned[label].score for label in evaluated}, evaluated)
-        lines.append(f"order in tuning and in evaluation: {_tau(agreement)}, on {experiment.tuning.select_on}; {_moves(tuned, evaluated)}")
+        metric = experiment.tuning.select_on
+        moves = _moves(tuned, evaluated, metric not in LOWER)
+        lines.append(f"order in tuning and in evaluation: {_tau(agreement)}, on {metric}; {moves}")
     return lines
 
 
-def _moves(tuned: dict[str, Chosen], evaluated: dict[str, float]) -> str:
+def _moves(tuned: dict[str, Chosen], evaluated: dict[str, float], higher_is_better: bool) -> str:
     """Which strategies change their rank from the tuning to the evaluation phase."""
-    before, after = ranks({label: tuned[label].score for label in evaluated}), ranks(evaluated)
+    before, after = (ranks(values, higher_is_better) for values in ({label: tuned[label].score for label in evaluated}, evaluated))
     moved = [f"{label} {before[label]:g} -> {after[label]:g}" for label in sorted(after, key=after.__getitem__) if before[label] != after[label]]
     return "ranks that change: " + ", ".join(moved) if moved else "no rank changes"
 

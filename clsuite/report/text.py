@@ -14,13 +14,23 @@ from rich.table import Table, box
 from ..experiment.folder import plain
 
 METRICS = {
+    "final_loss": ("lower", "nats per token at the end, mean over corpora"),
+    "final_bits_per_byte": ("lower", "the same in bits per byte of text, comparable across tokenizers"),
+    "final_perplexity": ("lower", "exp of the final loss"),
+    "loss_first_corpus": ("lower", "final loss on the corpus that was learned first"),
+    "loss_last_corpus": ("lower", "final loss on the corpus that was learned last"),
+    "downstream_area": ("lower", "mean loss on the last corpus while it is learned"),
+    "bump": ("lower", "highest rise of the loss on earlier corpora right after the last border"),
+    "bump_step": ("lower", "steps after the border at which it is highest"),
+    "recovery_step": ("lower", "steps after which that loss is back at its value at the border"),
+    "tokens_per_second": ("higher", "tokens trained on in a second"),
     "final_accuracy": ("higher", "accuracy on everything learned, after the last experience"),
     "average_incremental_accuracy": ("higher", "mean over experiences of the accuracy on what was learned by then"),
     "final_task_mean_accuracy": ("higher", "mean over evaluation sets after the last experience"),
     "task_incremental_accuracy": ("higher", "the same when the task is known: outputs of other tasks are masked"),
     "plasticity": ("higher", "accuracy on a set right after it was learned"),
     "backward_transfer": ("higher", "change on earlier sets since they were learned"),
-    "forgetting": ("lower", "drop from the best accuracy a set had before"),
+    "forgetting": ("lower", "what earlier tasks lost since they were learned: accuracy, or nats per token"),
     "forward_transfer": ("higher", "accuracy on a set just before it is learned, above that of the initial weights"),
     "calibration_error": ("lower", "gap between confidence and accuracy (15 bins)"),
 }
@@ -76,15 +86,17 @@ def some(count: int, most: int = SHOWN) -> list[int]:
 def show_run(result: dict[str, Any], folder: Path, command: str, stored: bool) -> None:
     """A result for reading: metrics, matrix, cost, where it is, how to get it again."""
     out, spec = console(), result["spec"]
-    where = f"{spec['scenario']['name']} of {spec['scenario']['dataset']}, {spec['model']['name']}"
+    data = spec["scenario"].get("dataset") or " -> ".join(e["name"] for e in result["evaluation_sets"])
+    where = f"{spec['scenario']['name']} of {data}, {spec['model']['name']}"
     out.print(f"{result['strategy']} on {where}, seed {spec['seed']}", style="bold")
     reason = f" ({result['reason']})" if result["reason"] else ""
     out.print(f"status: {result['status']}{reason}" + ("; stored, --rerun computes it again" if stored else ""))
     metrics = result["metrics"]
-    rows = [(name.replace("_", " "), number(metrics[name]), *METRICS[name]) for name in METRICS if metrics.get(name) is not None]
+    rows = [(name.replace("_", " "), _with_error(metrics, name), *METRICS[name]) for name in METRICS if metrics.get(name) is not None]
     out.print(table("Metrics of this one run", ("metric", "value", "better", "meaning"), rows, right=(1,)))
     sets = result["evaluation_sets"]
-    out.print(f"n = 1 seed, so no spread over seeds; measured on {sum(e['samples'] for e in sets):,} test samples in {len(sets)} evaluation sets")
+    measured = f"{sum(e['samples'] for e in sets):,} test {'windows of text' if _is_text(result) else 'samples'} in {len(sets)} evaluation sets"
+    out.print(f"n = 1 seed, so no spread over seeds; measured on {measured}")
     _show_matrix(out, result)
     cost = result["cost"]
     out.print(table("Cost", ("what", "amount"), [(label, number(cost[key], 2)) for key, label in COST.items() if cost.get(key) is not None], right=(1,)))
@@ -95,6 +107,18 @@ def show_run(result: dict[str, Any], folder: Path, command: str, stored: bool) -
         _show_report(out, name, report)
     out.print(f"folder:  {folder}", soft_wrap=True)
     out.print(f"again:   {command}", soft_wrap=True)
+
+
+def _is_text(result: dict[str, Any]) -> bool:
+    return "final_loss" in result["metrics"]
+
+
+def _with_error(metrics: dict[str, Any], name: str) -> str:
+    """A metric with its standard error over validation windows; a rise that does not stand above twice of it says so."""
+    value, error = metrics[name], metrics.get(f"{name}_error")
+    if error is None:
+        return number(value)
+    return f"{number(value)} ± {number(error)}" + (" (noise)" if abs(value) < 2 * error else "")
 
 
 def _show_report(out: Console, name: str, report: dict[str, Any]) -> None:
@@ -118,7 +142,8 @@ def _show_matrix(out: Console, result: dict[str, Any]) -> None:
     whole = len(shown) == len(measured) and len(columns) == len(matrix[0])
     left_out = "" if whole else f" ({len(shown)} of {len(measured)} rows, {len(columns)} of {len(matrix[0])} columns)"
     heads = [result["evaluation_sets"][j]["name"] for j in columns]
-    out.print(f"Accuracy on each evaluation set after each experience{left_out}", style="bold")
+    what = "Loss (nats per token)" if _is_text(result) else "Accuracy"
+    out.print(f"{what} on each evaluation set after each experience{left_out}", style="bold")
     out.print(table(None, ("", *heads), rows, right=range(1, len(heads) + 1)))
 
 
@@ -138,15 +163,17 @@ def results_command(folder: Path, form: str) -> None:
         writer.writerows({k: json.dumps(v) if isinstance(v, (list, dict)) else v for k, v in row.items()} for row in found)
         return None
     out = console()
-    shown = ("final_accuracy", "average_incremental_accuracy", "backward_transfer", "forgetting", "seconds")
     final = [row for row in found if row["trial"] is None and row["phase"] != SHARED_START]
+    images = ("final_accuracy", "average_incremental_accuracy", "backward_transfer")
+    text = ("final_loss", "final_bits_per_byte", "bump")
+    shown = (*(m for m in (*images, *text) if any(row.get(m) is not None for row in final)), "forgetting", "seconds")
     phases = len({row["phase"] for row in final}) > 1
     identity = ("scenario", "dataset", "model", "strategy", *(("phase",) if phases else ()), "differs")
     lines = [(*(g[k] for k in (*identity, *shown)), f"{g['n']}" + (f" (+{g['failed']} without a result)" if g["failed"] else "")) for g in groups(final, shown)]
     heads = (*identity[:-1], "settings that differ", *(m.replace("_", " ") for m in shown), "n")
     trials = len(found) - len(final)
     out.print(table(f"{len(final)} cells below {folder}", heads, lines, right=range(len(identity), len(heads))))
-    out.print("mean ± standard deviation over n seeds; higher is better, but for forgetting and seconds")
+    out.print("mean ± standard deviation over n seeds; accuracies: higher is better; losses, bump, forgetting and seconds: lower")
     if trials:
         out.print(f"{trials} cells of the search and shared starts are not shown (--csv and --json have a row for each)")
     return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,6 +37,13 @@ class ImageWorkload:
         self._experience_classes = self._membership([e.classes for e in stream.experiences]) if training.logit_mask in ("experience", "seen") else None
         self._present = torch.zeros(stream.classes, dtype=torch.bool, device=device)
         self.experience: Callable[[], int] = lambda: 0  # the run tells where it is (`logit_mask: seen`)
+
+    logging_interval = 100
+    """Steps between looks at the loss; the device is not waited for in between."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Images are computed at full precision."""
+        return nullcontext()
 
     def _membership(self, groups: list[tuple[int, ...]]) -> Tensor:
         table = torch.zeros(len(groups), self.stream.classes, dtype=torch.bool)

@@ -7,7 +7,6 @@ interrupted runs again from the checkpoint before it.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -23,15 +22,17 @@ from ..errors import Interrupted
 from ..plan import Plan
 from ..strategy import ParameterGroup
 from .checkpoint import Checkpoints
-from .evaluation import Evaluator
+from .image_measurements import ImageMeasurements
 from .losses import Losses
-from .metrics import calibration_error, steps_to, summary
 from .progress import Cost, Position
 from .run import Run
 from .sampling import batches, table
 from .state import Decoder, Encoder
+from .text_measurements import TextMeasurements
+from .workload import Measurements
 
 Report = Callable[[dict[str, Any]], None]
+MEASUREMENTS: dict[str, Callable[[Run], Measurements]] = {"images": ImageMeasurements, "text": TextMeasurements}
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,11 @@ class Loop:
     ):
         self.run, self.checkpoints, self.start = run, checkpoints, start
         self.started = False
-        self.evaluator = Evaluator(run)
-        self.losses = Losses()
+        self.measurements = MEASUREMENTS[run.stream.world](run)
+        self.losses = Losses(run.workload.logging_interval)
         self._listener = report or (lambda record: None)
         self.reported = 0
         self._on_step = on_step or (lambda run: None)
-        sets = len(run.stream.evaluation_sets)
-        shape = (len(run.stream), sets)
-        self.R, self.masked = np.full(shape, np.nan), np.full(shape, np.nan)
-        self.initial, self.initial_masked = np.full(sets, np.nan), np.full(sets, np.nan)
-        self.bins = np.zeros((3, 15))
-        self.probes: dict[int, list[tuple[int, float]]] = {}
         self.seconds = {"training": 0.0, "deployment": 0.0, "evaluation": 0.0}
         self.exact = True
         self._checked = False
@@ -91,7 +86,7 @@ class Loop:
         for part in run.parts:
             part.setup()
         if not self._resume():
-            self.initial, self.initial_masked = self._measure(list(range(len(run.stream.evaluation_sets))))
+            self._timed(self.measurements.begin)
         position = run.progress.position
         while position.experience < len(run.stream):
             if until is not None and (position.experience, position.stage) == (until - 1, "after"):
@@ -140,7 +135,7 @@ class Loop:
             position.step += 1
             if self.losses.full():
                 self._log()
-            self._probe(plan)
+            started += self._probe(plan)
             self._on_step(run)
             if run.stop_requested or self.checkpoints.due():
                 self.seconds["training"] += time.monotonic() - started
@@ -191,9 +186,8 @@ class Loop:
 
     def _evaluate(self) -> None:
         run = self.run
-        i, last = run.experience, run.experience == len(run.stream) - 1
-        sets = self.evaluator.sets_after(i)
-        if not sets or not run.plan_of(i).measured:
+        i = run.experience
+        if not self.measurements.wanted(i) or not run.plan_of(i).measured:
             return
         started = time.monotonic()
         run.cost = run.costs["deployment"]
@@ -203,7 +197,7 @@ class Loop:
             part.before_evaluation()
         run.check_own_losses()
         self.seconds["deployment"] += time.monotonic() - started
-        self.R[i, sets], self.masked[i, sets] = self._measure(sets, bins=last)
+        row = self._timed(self.measurements.row, i)
         started = time.monotonic()
         for part in reversed(run.parts):
             part.after_evaluation()
@@ -212,28 +206,26 @@ class Loop:
             torch.cuda.set_rng_state_all(device_state)
         run.cost = run.costs["training"]
         self.seconds["deployment"] += time.monotonic() - started
-        row = [None if math.isnan(v) else v for v in self.R[i].tolist()]
-        self._report({"event": "experience", "experience": i, "step": run.step, "accuracy": row})
+        self._report({"event": "experience", "experience": i, "step": run.step, **row})
 
-    def _measure(self, sets: list[int], bins: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def _timed(self, measure: Callable[..., Any], *arguments: Any) -> Any:
         started = time.monotonic()
-        accuracy, masked, sums = self.evaluator.measure(sets, bins)  # at the end every set has been learned: all enter the calibration
-        self.bins = self.bins if sums is None else sums
+        found = measure(*arguments)
         self.seconds["evaluation"] += time.monotonic() - started
-        return accuracy, np.full(len(sets), np.nan) if masked is None else masked
+        return found
 
     def _log(self) -> None:
         loss = self.losses.close()
         if loss is not None:
-            self._report({"event": "loss", "experience": self.run.experience, "step": self.run.step, "loss": loss})
+            self._report({"event": "loss", "experience": self.run.experience, "step": self.run.step, "loss": loss, "learning_rate": self.run.learning_rate})
 
-    def _probe(self, plan: Plan) -> None:
-        run, position = self.run, self.run.progress.position
-        every = run.training.probe_every
-        if every is None or (position.step % every and position.step != plan.steps):
-            return
-        for j in np.flatnonzero(self.evaluator.learned_in == run.experience).tolist():
-            self.probes.setdefault(j, []).append((position.step, self.evaluator.probe(j)))
+    def _probe(self, plan: Plan) -> float:
+        """Look at the model along the way, where that is wanted; the seconds it took."""
+        before = self.seconds["evaluation"]
+        event = self._timed(self.measurements.probe, self.run.progress.position.step, plan.steps)
+        if event is not None:
+            self._report(event)
+        return self.seconds["evaluation"] - before
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -249,8 +241,7 @@ class Loop:
             "costs": {name: asdict(cost) for name, cost in run.costs.items()},
             "losses": self.losses.state(),
             "seconds": self.seconds,
-            "rows": [self.R, self.masked, self.initial, self.initial_masked, self.bins],
-            "probes": self.probes,
+            "measurements": self.measurements.state(),
             "exact": self.exact,
             "started": self.started,
             "reported": self.reported,
@@ -304,9 +295,9 @@ class Loop:
             # the groups it had, not those the parts would make now: a hook may have frozen weights since
             run.make_optimizer([ParameterGroup(**group) for group in decoder.decode(tree["groups"])] or run.parameter_groups())
             decoder.decode(tree["optimizer"], run.optimizer)
-        self.R, self.masked, self.initial, self.initial_masked, self.bins = own["rows"]
+        self.measurements.restore(own["measurements"])
         self.losses.restore(own["losses"])
-        self.seconds, self.probes, self.exact = own["seconds"], own["probes"], own["exact"] and exact
+        self.seconds, self.exact = own["seconds"], own["exact"] and exact
         self.started = self.started or own["started"]
         random.setstate(own["python"])
         np.random.set_state(own["numpy"])
@@ -316,25 +307,3 @@ class Loop:
         self.reported = own["reported"]
         self._report({"event": "resumed", "experience": run.experience, "step": run.step, "line": self.reported})
         return True
-
-    # -- results ------------------------------------------------------------------------------------------------
-
-    def metrics(self) -> dict[str, Any]:
-        """All metrics, as far as the run went."""
-        stream = self.run.stream
-        sizes, learned = self.evaluator.sizes.astype(float), self.evaluator.learned_in
-        masked = stream.task_masked
-        disjoint_classes = masked and len({c for e in stream.evaluation_sets for c in e.classes}) > len(stream.evaluation_sets[0].classes)
-        result = summary(
-            self.R,
-            sizes,
-            learned,
-            self.initial,
-            self.masked if masked else None,
-            self.initial_masked if masked else None,
-            class_incremental=disjoint_classes,
-        )
-        result["calibration_error"] = calibration_error(*self.bins)
-        if self.run.training.probe_every is not None:
-            result["steps_to_90"] = [steps_to(0.9, self.probes.get(j, [])) for j in range(len(sizes))]
-        return result

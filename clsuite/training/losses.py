@@ -10,9 +10,6 @@ from torch import Tensor
 
 from ..errors import Diverged
 
-LOGGING_INTERVAL = 100
-"""Steps between looks at the loss; the device is not waited for in between."""
-
 
 class Losses:
     """Losses of this interval on the device, and whether the run diverges.
@@ -20,7 +17,8 @@ class Losses:
     Diverged: a non-finite loss, or more than ten times the first loss for 100 steps in a row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interval: int) -> None:
+        self.every = interval
         self.first: float | None = None
         self.high = 0
         self.count = 0
@@ -37,7 +35,7 @@ class Losses:
             self._pending = []
 
     def full(self) -> bool:
-        return len(self.interval) + len(self._pending) >= LOGGING_INTERVAL
+        return len(self.interval) + len(self._pending) >= self.every
 
     def close(self) -> float | None:
         """The mean of the interval that ends here; raises `Diverged`."""

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from .text_metrics import HIGHER, TEXT_NAMES
+
 BINS = 15
-NAMES = (
+IMAGE_NAMES = (
     "final_accuracy",
     "average_incremental_accuracy",
     "final_task_mean_accuracy",
@@ -23,7 +25,10 @@ NAMES = (
     "plasticity",
     "calibration_error",
 )
-"""Metrics every result has (null where a stream does not define one)."""
+"""Metrics every result over images has (null where a stream does not define one)."""
+NAMES = (*IMAGE_NAMES, *(name for name in TEXT_NAMES if name not in IMAGE_NAMES))
+LOWER = ("forgetting", "calibration_error", "mean_steps_to_90", *(name for name in TEXT_NAMES if name not in HIGHER))
+"""Metrics of which less is better."""
 DERIVED = ("first_task_retention", "mean_steps_to_90", "tasks_at_90")
 """Numbers that follow from a result's matrix and probes; see `derived`."""
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Batch
-from ..errors import Diverged, Interrupted
+from ..errors import Diverged, Interrupted, UsageError
 from ..memory import Memory
 from ..models.base import Network
 from ..plan import Plan
@@ -22,10 +22,10 @@ from ..randomness import generator, torch_seed
 from ..schedule import Schedule
 from ..strategy import ParameterGroup, Part, Strategy
 from ..stream import Stream
-from .images import ImageWorkload
 from .optimizers import build
 from .progress import Cost, Progress
 from .settings import Training
+from .workload import Workload
 
 OWN_LOSSES = 100
 """Losses of parts' own loops that are looked at together; the device is not waited for in between."""
@@ -43,16 +43,18 @@ class Run:
         schedule: Schedule,
         seed: int,
         device: torch.device,
-        normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        workload: Workload,
         pretrained: bool = False,
         evaluation_mask: str = "none",
         memory_settings: dict[str, Any] | None = None,
+        probe_tokens: int | None = None,
     ):
         self.stream, self.model, self.parts, self.training, self.schedule = stream, model, parts, training, schedule
+        self.probe_tokens = probe_tokens
         self.seed, self.device, self.pretrained, self.evaluation_mask = seed, device, pretrained, evaluation_mask
         assert isinstance(parts[0], Strategy)
         self.base: Strategy = parts[0]
-        self.workload = ImageWorkload(stream, training, device, normalisation)
+        self.workload: Workload = workload
         self.progress = Progress()
         self.workload.experience = lambda: self.experience
         self.costs = {"training": Cost(), "deployment": Cost()}
@@ -172,7 +174,8 @@ class Run:
 
     def logits(self, batch: Batch) -> Tensor:
         """The model's logits of a batch; counted."""
-        batch.logits = self.model(batch.x)
+        with self.workload.autocast():
+            batch.logits = self.model(batch.x)
         self.cost.forward_passes += len(batch)
         if torch.is_grad_enabled():
             self._pending_backward += len(batch)
@@ -269,6 +272,25 @@ class Run:
         """At a border: a fresh optimizer, or the old state in the groups of this experience."""
         self.progress.experience_step = 0
         self.make_optimizer(self.parameter_groups(), self.keeps("optimizer"))
+
+    def check_schedule(self) -> None:
+        """Refuse a schedule that does not fit the steps it is used for; raises `UsageError`."""
+        plans = [self.plan_of(i) for i in range(len(self.stream))]
+        whole = self.keeps("schedule") and not any(plan.fresh_model for plan in plans)
+        horizons = {self.total_steps} if whole else {plan.steps for plan in plans}
+        for horizon in sorted(horizons - {0}):
+            self.schedule.check(horizon)
+        peak = getattr(self.schedule, "own_peak", None)
+        if peak is not None and peak != self.training.learning_rate:
+            raise UsageError(
+                f"training.learning_rate = {self.training.learning_rate} must equal training.schedule.peak = {peak}, which the schedule's rates are in"
+            )
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The rate of the last update, where all groups have one."""
+        rates = set() if self.optimizer is None else {group["lr"] for group in self.optimizer.param_groups}
+        return rates.pop() if len(rates) == 1 else None
 
     def _set_rates(self) -> None:
         if self.schedule.is_constant:

@@ -16,7 +16,10 @@ class Training(Configurable):
     optimizer: Literal["sgd", "adam", "adamw"] = setting("sgd")
     learning_rate: float | None = setting(None, gt=0, search=Span(1e-3, 0.3, log=True), help="peak rate")
     momentum: float = setting(0.0, ge=0, lt=1, help="of sgd")
+    betas: list[float] = setting([0.9, 0.999], ge=0, lt=1, since=2, help="of adam and adamw")
+    epsilon: float = setting(1e-8, gt=0, since=2, help="of adam and adamw")
     weight_decay: float = setting(0.0, ge=0, search=[0.0, 1e-4, 5e-4, 1e-3])
+    decayed: Literal["all", "matrices"] = setting("all", since=2, help="what weight decay applies to; matrices: not to biases and norms")
     clip_norm: float | None = setting(None, gt=0, help="largest norm of the whole gradient")
     schedule: str | dict[str, Any] = setting({"name": "constant"}, help="learning-rate schedule: a name, or {name: cosine, warmup: 100}")
     border_optimizer: Literal["auto", "keep", "reset"] = setting(
@@ -37,7 +40,8 @@ class Training(Configurable):
     evaluate_every: int | Literal["auto"] = setting("auto", ge=1, help="experiences between full evaluations; auto: at most 50 full rows")
     probe_every: int | None = setting(None, ge=1, help="steps between looks at the current test set, for steps_to_90 (null: none)")
     threads: int = setting(1, ge=1, help="numbers differ between thread counts, so this is part of a cell")
-    precision: Literal["float32", "float64"] = setting("float32")
+    precision: Literal["float32", "float64", "bfloat16"] = setting("float32", help="bfloat16: forward passes of text models; weights stay float32")
+    compile: bool = setting(False, since=2, help="compile the network (torch.compile)")
 
     @classmethod
     def resolved(cls, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -50,4 +54,6 @@ class Training(Configurable):
                 result[name] = defaults[name]
         if result["optimizer"] != "sgd" and result["momentum"]:
             raise UsageError(f"training.momentum = {result['momentum']} applies to sgd only, not to training.optimizer = {result['optimizer']}")
+        if len(result["betas"]) != 2:
+            raise UsageError(f"training.betas = {result['betas']} is not valid: expected two numbers")
         return result

@@ -1,0 +1,136 @@
+"""What is measured of a run over text: losses by corpus after every experience and along the way."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .image_measurements import rows
+from .text_metrics import Probe, summary
+
+if TYPE_CHECKING:
+    from ..text import TextStream
+    from .run import Run
+
+CHUNK_TOKENS = 8192
+"""Tokens of one forward pass."""
+REGULAR_PROBES = 20
+"""Looks at the losses spread evenly over an experience, beside those after 1, 2, 4, ... steps."""
+PROBE_TOKENS = 32_768
+
+
+class TextMeasurements:
+    """Losses [experiences, corpora] in nats per token, window by window, and probes right after a border."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.stream: TextStream = run.stream  # type: ignore[assignment]
+        sets = len(self.stream.evaluation_sets)
+        self.windows: dict[tuple[int, int], np.ndarray] = {}
+        """Mean loss of every window of a set, by experience and set; -1 stands for the initial weights."""
+        self.probes: list[Probe] = []
+        self._bytes = [self.stream.source.bytes_of(self.stream.source.gather(self.stream.evaluation_ids(j), "test")[:, 1:]) for j in range(sets)]
+        self._looked_at = [self._evenly(j) for j in range(sets)]
+
+    def _evenly(self, j: int) -> np.ndarray:
+        """Places of the windows of set j that probes look at, evenly spread."""
+        context = self.stream.source.context
+        size, wanted = len(self.stream.evaluation_sets[j]), self.run.probe_tokens
+        if wanted is None:
+            wanted = min(PROBE_TOKENS, sum(len(e) for e in self.stream.experiences) * context // 100)
+        count = min(size, -(-wanted // context))
+        return np.arange(count) * size // max(count, 1)
+
+    @torch.inference_mode()
+    def losses(self, ids: np.ndarray) -> np.ndarray:
+        """Mean loss of every validation window, float64 [len(ids)], in evaluation mode."""
+        run = self.run
+        modes = run.set_evaluation_mode()
+        found: list[Tensor] = []
+        for part in torch.from_numpy(ids).split(max(1, CHUNK_TOKENS // self.stream.source.context)):
+            x, y = self.stream.gather(part, "test")
+            with run.workload.autocast():
+                logits = run.base.predict(x)
+            found.append(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none").view(len(part), -1).double().mean(1))
+        run.restore_modes(modes)
+        return torch.cat(found).cpu().numpy()
+
+    def begin(self) -> None:
+        """Measure the initial weights."""
+        self._measure(-1)
+
+    def wanted(self, i: int) -> bool:
+        """Every experience is followed by a measurement."""
+        return True
+
+    def row(self, i: int) -> dict[str, Any]:
+        """Measure the model as deployed after experience i; the event to report."""
+        return {"losses": self._measure(i)}
+
+    def _measure(self, i: int) -> list[float]:
+        sets = range(len(self.stream.evaluation_sets))
+        ids = [self.stream.evaluation_ids(j) for j in sets]
+        found = np.split(self.losses(np.concatenate(ids)), np.cumsum([len(part) for part in ids])[:-1])
+        for j in sets:
+            self.windows[i, j] = found[j]
+        return [float(values.mean()) for values in found]
+
+    def probe(self, step: int, steps: int) -> dict[str, Any] | None:
+        """Losses on a part of the windows: after 1, 2, 4, ... steps of an experience and at regular places; the event to report."""
+        every = max(1, steps // REGULAR_PROBES)
+        if not any(map(len, self._looked_at)) or (step & (step - 1) and step % every and step != steps):
+            return None
+        ids = [self.stream.evaluation_ids(j)[places] for j, places in enumerate(self._looked_at)]
+        found = np.split(self.losses(np.concatenate(ids)), np.cumsum([len(part) for part in ids])[:-1])
+        values = [float(v.mean()) for v in found]
+        before = self.run.experience - 1
+        errors = [self._error(v, before, j) for j, v in enumerate(found)] if before >= 0 else [math.nan] * len(found)
+        starts = [float(self.windows[before, j][places].mean()) if before >= 0 else math.nan for j, places in enumerate(self._looked_at)]
+        self.probes.append((self.run.experience, step, values, starts, errors))
+        return {"event": "losses", "experience": self.run.experience, "step": self.run.step, "losses": values}
+
+    def _error(self, values: np.ndarray, before: int, j: int) -> float:
+        """Standard error of the change since the border, paired by window."""
+        change = values - self.windows[before, j][self._looked_at[j]]
+        return float(change.std(ddof=1) / math.sqrt(len(change))) if len(change) > 1 else math.nan
+
+    def state(self) -> dict[str, Any]:
+        return {"windows": self.windows, "probes": self.probes}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.windows, self.probes = state["windows"], state["probes"]
+
+    @property
+    def R(self) -> np.ndarray:
+        """Losses [experiences, sets] in nats per token; NaN where nothing was measured."""
+        shape = (len(self.stream), len(self.stream.evaluation_sets))
+        found = np.full(shape, np.nan)
+        for (i, j), values in self.windows.items():
+            if i >= 0:
+                found[i, j] = values.mean()
+        return found
+
+    def _bits_per_byte(self) -> np.ndarray:
+        """Bits a byte of text for a loss of one nat a token, by set."""
+        tokens = np.array([len(e) * self.stream.source.context for e in self.stream.evaluation_sets])
+        return tokens / np.maximum(self._bytes, 1) / math.log(2)
+
+    def metrics(self, seconds: float) -> dict[str, Any]:
+        """All metrics, as far as the run went."""
+        learned = np.array([e.learned_in for e in self.stream.evaluation_sets])
+        steps = [self.run.plan_of(i).steps for i in range(len(self.stream))]
+        result = summary(self.windows, self.probes, learned, len(self.stream), self._bits_per_byte(), steps)
+        tokens = self.run.costs["training"].backward_passes * self.stream.source.context
+        return {**result, "tokens_per_second": tokens / seconds if seconds else None}
+
+    def document(self) -> dict[str, Any]:
+        """The losses of a result."""
+        R, factor = self.R, self._bits_per_byte()
+        initial = np.array([[self.windows[-1, j].mean() for j in range(R.shape[1])]]) if (-1, 0) in self.windows else np.full((1, R.shape[1]), np.nan)
+        curve = [{"experience": i, "step": step, "losses": values} for i, step, values, _, _ in self.probes]
+        return {"matrix": rows(R), "matrix_bits_per_byte": rows(R * factor), "initial_loss": rows(initial)[0], "loss_curve": curve}

@@ -1,0 +1,104 @@
+"""Every number a result over text holds, as pure functions of the losses.
+
+Losses are in nats per token and lower is better. `windows[i, j]` holds the mean loss of every validation window of corpus j after
+experience i (-1: the initial weights); f[j] is the experience in which corpus j is learned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+TEXT_NAMES = (
+    "final_loss",
+    "final_perplexity",
+    "final_bits_per_byte",
+    "loss_first_corpus",
+    "loss_last_corpus",
+    "forgetting",
+    "forgetting_error",
+    "bump",
+    "bump_error",
+    "bump_step",
+    "recovery_step",
+    "downstream_area",
+    "tokens_per_second",
+)
+"""Metrics every result over text has (null where a stream does not define one)."""
+HIGHER = ("tokens_per_second",)
+
+Probe = tuple[int, int, list[float], list[float], list[float]]
+"""Experience, step in it, losses by corpus, those of the same windows at the border before, and the standard error of the change."""
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """Mean, and its standard error (NaN for a single value)."""
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def forgetting(windows: Mapping[tuple[int, int], np.ndarray], f: np.ndarray, last: int) -> tuple[float | None, float | None]:
+    """Mean over corpora learned before the last experience of final loss minus the loss after they were learned, and its standard error.
+
+    Paired by window. Both losses are those of the model as deployed, so after annealing where a policy anneals.
+    """
+    drops = [mean_and_error(windows[last, j] - windows[int(f[j]), j]) for j in range(len(f)) if f[j] < last and (last, j) in windows]
+    if not drops:
+        return None, None
+    return sum(m for m, _ in drops) / len(drops), math.sqrt(sum(e * e for _, e in drops)) / len(drops)
+
+
+def bump(probes: Sequence[Probe], f: np.ndarray, steps: Sequence[int], share: float = 0.1) -> dict[str, float | int | None]:
+    """How far the loss on what was learned before rises right after the last border, against the loss at the border.
+
+    The largest mean rise over earlier corpora within the first `share` of the last experience, with its standard error paired by
+    window; the step it is reached at; `recovery_step`: the first probe from which the rise stays at or below 0 three times.
+    """
+    last = len(steps) - 1
+    own = [p for p in probes if p[0] == last and last > 0]
+    earlier = [j for j in range(len(f)) if f[j] < last]
+    empty = {"bump": None, "bump_error": None, "bump_step": None, "recovery_step": None}
+    if not own or not earlier:
+        return dict(empty)
+    rises = [(step, sum(values[j] - starts[j] for j in earlier) / len(earlier), errors) for _, step, values, starts, errors in own]
+    early = [r for r in rises if r[0] <= max(1, share * steps[last])]
+    if not early:
+        return dict(empty)
+    step, height, errors = max(early, key=lambda r: r[1])
+    error = math.sqrt(sum(errors[j] ** 2 for j in earlier)) / len(earlier)
+    recovered = next((s for k, (s, _, _) in enumerate(rises) if s >= step and len(rises) >= k + 3 and all(r[1] <= 0 for r in rises[k : k + 3])), None)
+    return {"bump": height, "bump_error": None if math.isnan(error) else error, "bump_step": step, "recovery_step": recovered}
+
+
+def downstream_area(probes: Sequence[Probe], f: np.ndarray, steps: Sequence[int]) -> float | None:
+    """Mean over the steps of the last experience of the loss on the corpora learned there (trapezoids between probes)."""
+    last = len(steps) - 1
+    own = [j for j in range(len(f)) if f[j] == last]
+    curve = [(step, sum(values[j] for j in own) / len(own)) for i, step, values, _, _ in probes if i == last and own]
+    if len(curve) < 2:
+        return None
+    x, y = np.array(curve).T
+    return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))
+
+
+def summary(
+    windows: Mapping[tuple[int, int], np.ndarray], probes: Sequence[Probe], f: np.ndarray, experiences: int, bits_per_byte: np.ndarray, steps: Sequence[int]
+) -> dict[str, Any]:
+    """All metrics of one run; `bits_per_byte` [corpora] turns nats per token into bits per byte."""
+    last = experiences - 1
+    final = [float(windows[last, j].mean()) for j in range(len(f)) if (last, j) in windows]
+    whole = len(final) == len(f)
+    lost, error = forgetting(windows, f, last)
+    return {
+        "final_loss": sum(final) / len(final) if whole else None,
+        "final_perplexity": math.exp(sum(final) / len(final)) if whole else None,
+        "final_bits_per_byte": float((np.array(final) * bits_per_byte).mean()) if whole else None,
+        "loss_first_corpus": final[0] if whole else None,
+        "loss_last_corpus": final[-1] if whole else None,
+        "forgetting": lost,
+        "forgetting_error": error,
+        **bump(probes, f, steps),
+        "downstream_area": downstream_area(probes, f, steps),
+    }
