@@ -116,6 +116,14 @@ class Schedule(Configurable):
         """The absolute learning rate that its factors are shares of; None for a schedule of any peak."""
         return None
 
+    def resolved(self, horizon: int) -> Schedule:
+        """The same schedule with every length that is a share of the horizon in whole steps, so that another horizon leaves them as they are."""
+        hints = self.hints()
+        lengths = {name: value for name, value in self.settings().items() if hints[name] in (int | float, int | float | None) and isinstance(value, float)}
+        found = type(self)(**{**self.settings(), **{name: in_steps(value, horizon, name) for name, value in lengths.items()}})
+        found.name = self.name
+        return found
+
     def decay_start(self, horizon: int) -> int | None:
         """The first step of the final decay of a schedule whose phase before it knows no horizon; None for every other schedule."""
         return None

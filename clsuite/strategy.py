@@ -13,7 +13,7 @@
             return loss
 
 `strategy=derpp+ewc+fpf` is one base strategy and modifiers: an ordered list of parts that share one `self.run`. Nobody
-wraps anybody. Hooks are called in list order; `plan`, `batch` and `parameter_groups` are piped from part to part,
+wraps anybody. Hooks are called in list order; `plan`, `batch`, `rate` and `parameter_groups` are piped from part to part,
 penalties are summed.
 """
 
@@ -69,6 +69,9 @@ class Part(Configurable):
         if taken:
             raise TypeError(f"{cls.__name__}: a setting cannot be called '{taken[0]}', which every part already has")
 
+    keeps_steps: ClassVar[bool] = False
+    """Whether `plan` changes what batches of later experiences consist of but never how many steps there are (see `acts_from`)."""
+
     def acts_from(self, experiences: int) -> int:
         """How many experiences' training steps, of all there are, this part leaves alone; it keeps nothing before their end either.
 
@@ -106,6 +109,10 @@ class Part(Configurable):
 
     def on_gradients(self) -> None:
         """Between backward and clipping: parameters carry their gradients."""
+
+    def rate(self, factor: float) -> float:
+        """The share of the peak rate that the next update uses, given what the schedule says; piped from part to part."""
+        return factor
 
     def after_step(self) -> None:
         """After every step of `update`."""

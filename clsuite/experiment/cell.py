@@ -30,6 +30,9 @@ from .identity import SCHEMA, cell_hash, provenance, source_digests
 from .machine import forget_peak_memory, peak_memory_mb, platform_of
 from .spec import Cell
 
+MOST_RATES = 50
+"""Experiences up to which a result says what the schedule came to in each."""
+
 
 @dataclass
 class Options:
@@ -196,6 +199,7 @@ def _result(cell: Cell, name: str, run: Run, loop: Loop, status: str, reason: st
         "evaluation_sets": [{"name": e.name, "samples": len(e), "learned_in": e.learned_in} for e in run.stream.evaluation_sets],
         "cost": cost,
         "reports": _reports(run),
+        **({"rates": run.timeline.describe()} if len(run.stream) <= MOST_RATES else {}),
         "spec": cell.spec,
         "stream": {"fingerprint": run.stream.fingerprint, **run.stream.facts},
         "resume": "exact" if loop.exact else "not_exact",

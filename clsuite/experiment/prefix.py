@@ -1,12 +1,14 @@
 """What cells have in common up to a point: a prefix, which is a cell of its own that is run once and gone on from.
 
 `until: k` in a specification means: everything up to and including the training steps of experience k - 1, not what follows them
-(border hooks, evaluation). Parts say from which experience on they act (`Part.acts_from`); a prefix is a cell without the
-parts that do not act yet, so its numbers, and those of every cell that goes on from it, are what they would have been.
+(border hooks, evaluation). Parts say from which experience on they act (`Part.acts_from`), and what `training` says of borders acts
+from the first border on; a prefix is a cell without what does not act yet, so its numbers, and those of every cell that goes on from
+it, are what they would have been.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..strategy import Part
+from ..training.borders import shared_before
 from .assembly import memory_settings
 from .folder import seconds_of
 from .identity import cell_hash
@@ -44,16 +47,18 @@ class Prefix:
 def shared(cells: Iterable[Cell]) -> dict[int, Prefix]:
     """By place in `cells`, the longest prefix that a cell has in common with another; cells without one are left out."""
     cells = list(cells)
-    if len(cells) < 2 or not any(type(part).acts_from is not Part.acts_from for cell in cells for part in cell.parts):
+    borders = _borders(cells)
+    if len(cells) < 2 or not (borders or any(type(part).acts_from is not Part.acts_from for cell in cells for part in cell.parts)):
         return {}
-    lengths = _lengths(cells)
+    lengths, keep = _streams(cells)
     ends: dict[str, set[int]] = defaultdict(set)
     for cell, length in zip(cells, lengths, strict=True):
         ends[cell.stream_key] |= {k for part in cell.parts if 0 < (k := part.acts_from(length)) <= length}
+        ends[cell.stream_key] |= {1} if cell.stream_key in borders and length > 1 else set()
     found: dict[int, list[Prefix]] = {}
     users: dict[str, int] = defaultdict(int)
     for place, (cell, length) in enumerate(zip(cells, lengths, strict=True)):
-        candidates = [p for k in sorted(ends[cell.stream_key]) if (p := prefix_of(cell, k, length)) is not None]
+        candidates = [p for k in sorted(ends[cell.stream_key]) if (p := prefix_of(cell, k, length, keep[place])) is not None]
         found[place] = candidates
         for p in candidates:
             users[p.name] += 1
@@ -71,19 +76,21 @@ def _chained(prefix: Prefix, shorter: list[Prefix]) -> Prefix:
     return replace(prefix, start=replace(_chained(before[-1], before), kept=kept))
 
 
-def prefix_of(cell: Cell, until: int, experiences: int) -> Prefix | None:
+def prefix_of(cell: Cell, until: int, experiences: int, keep_schedule: bool = False) -> Prefix | None:
     """The cell up to experience `until`, without the parts that act later; None when a part that acts later has a say before.
 
-    That is so when it makes the plan (steps count for schedules), or when it alone brings the memory or decides its size.
+    That is so when it makes the plan and may change how many steps there are (they count for schedules), or when it alone brings
+    the memory or decides its size. `keep_schedule` is the stream's.
     """
     late = [part.acts_from(experiences) >= until for part in cell.parts]
-    if any(type(part).plan is not Part.plan for part, is_late in zip(cell.parts, late, strict=True) if is_late):
+    if any(type(part).plan is not Part.plan and not part.keeps_steps for part, is_late in zip(cell.parts, late, strict=True) if is_late):
         return None
     kept = tuple(k for k, is_late in enumerate(late) if k == 0 or not is_late)
     strategy = dict(cell.spec["strategy"]) if not late[0] else {"name": DEFAULT_NAMES["strategy"]}
     strategy["modifiers"] = [cell.spec["strategy"]["modifiers"][k - 1] for k in kept if k > 0]
     try:
-        shorter = resolve({**cell.spec, "strategy": strategy, "until": until}, cell.data_root)
+        training = shared_before(cell.spec["training"], keep_schedule) if until == 1 else cell.spec["training"]
+        shorter = resolve({**cell.spec, "strategy": strategy, "training": training, "until": until}, cell.data_root)
     except UsageError:  # what is left does not stand by itself
         return None
     if memory_settings(shorter) != memory_settings(cell):
@@ -108,10 +115,20 @@ def computed_seconds(results: Iterable[dict[str, Any]]) -> tuple[float, float]:
     return total - saved, saved
 
 
-def _lengths(cells: list[Cell]) -> list[int]:
-    """Experiences of each cell's stream; the same for every seed."""
-    known: dict[str, int] = {}
+def _streams(cells: list[Cell]) -> tuple[list[int], list[bool]]:
+    """Experiences of each cell's stream, and whether schedules go on over its borders; the same for every seed."""
+    known: dict[str, tuple[int, bool]] = {}
     for cell in cells:
-        if (stream := cell.stream_key) not in known:
-            known[stream] = len(cell.scenario.stream(cell.spec["phase"], cell.seed))
-    return [known[cell.stream_key] for cell in cells]
+        if cell.stream_key not in known:
+            stream = cell.scenario.stream(cell.spec["phase"], cell.seed)
+            known[cell.stream_key] = len(stream), stream.keep_schedule
+    return [known[cell.stream_key][0] for cell in cells], [known[cell.stream_key][1] for cell in cells]
+
+
+def _borders(cells: list[Cell]) -> set[str]:
+    """The streams (by key) on which cells differ in what the training says of borders."""
+    ways: dict[str, set[str]] = defaultdict(set)
+    for cell in cells:
+        training = cell.spec["training"]
+        ways[cell.stream_key].add(json.dumps([training[name] for name in sorted(training) if name.startswith("border_")]))
+    return {stream for stream, found in ways.items() if len(found) > 1}

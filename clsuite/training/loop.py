@@ -1,37 +1,38 @@
 """The loop: experiences, steps, borders, measurements, and going on exactly where a killed run was.
 
 A run is a sequence of stages: for every experience `begin`, `steps`, `after` (the `after_experience` hooks), `end` (after the last
-one only) and `evaluate`. A checkpoint may stand before each of them and between any two steps; a stage that was
-interrupted runs again from the checkpoint before it.
+one only) and `evaluate`. Where a branch is annealed to be measured (`borders.Timeline`) they are `begin`, `steps` up to it, `branch`,
+`evaluate`, `main`, which goes on from where the branch left, and `after`. A checkpoint may stand before each of them and between
+any two steps; a stage that was interrupted runs again from the checkpoint before it.
 """
 
 from __future__ import annotations
 
-import random
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..batch import Batch
 from ..errors import Interrupted
 from ..plan import Plan
-from ..strategy import ParameterGroup
+from . import snapshot
 from .checkpoint import Checkpoints
 from .image_measurements import ImageMeasurements
 from .losses import Losses
 from .progress import Cost, Position
 from .run import Run
 from .sampling import batches, table
-from .state import Decoder, Encoder
 from .text_measurements import TextMeasurements
 from .workload import Measurements
 
 Report = Callable[[dict[str, Any]], None]
+TRUNK = "trunk "
+"""Before the names of tensors of the line that a branch left."""
 MEASUREMENTS: dict[str, Callable[[Run], Measurements]] = {"images": ImageMeasurements, "text": TextMeasurements}
 
 
@@ -68,6 +69,8 @@ class Loop:
         self.seconds = {"training": 0.0, "deployment": 0.0, "evaluation": 0.0}
         self.exact = True
         self._checked = False
+        self._trunk: tuple[Any, dict[str, Tensor]] | None = None
+        """The line that goes on, as it was where the branch left it; while there is a branch."""
 
     def _report(self, record: dict[str, Any]) -> None:
         self.reported += 1
@@ -99,13 +102,19 @@ class Loop:
                 position.stage = stages[at]
             else:
                 position.experience, position.stage = position.experience + 1, "begin"
-            position.step = 0
+            position.step = self._first_step(position)
             self._border()
         return None
 
     def _stages(self, i: int) -> list[str]:
         last = i == len(self.run.stream) - 1
+        if self.run.timeline.branch_from(i) is not None:
+            return ["begin", "steps", "branch", "evaluate", "main", "after"]
         return ["begin", "steps", "after", *(["end"] if last else []), "evaluate"]
+
+    def _first_step(self, position: Position) -> int:
+        """Where a stage begins in the batches of its experience."""
+        return (self.run.timeline.branch_from(position.experience) or 0) if position.stage in ("branch", "main") else 0
 
     def _border(self) -> None:
         if self.run.stop_requested or self.checkpoints.due(border=True):
@@ -127,25 +136,45 @@ class Loop:
             part.before_experience(run.stream.experiences[i])
 
     def _steps(self) -> None:
+        self._train("training", self.run.timeline.branch_from(self.run.experience))
+
+    def _branch(self) -> None:
+        """Anneal to be measured: like evaluation, this leaves no trace in the line that goes on."""
+        if self._trunk is None:
+            self._trunk = snapshot.encode(self.run)
+        self.run.cost = self.run.costs["deployment"]
+        self._train("deployment", None)
+        self.run.cost = self.run.costs["training"]
+
+    def _main(self) -> None:
+        if self._trunk is not None:
+            snapshot.restore(self.run, *self._trunk)
+            self._trunk = None
+        self._train("training", None)
+
+    def _train(self, charged_to: str, until: int | None) -> None:
+        """The batches of this experience from where it stands, up to `until` (None: all)."""
         run, position = self.run, self.run.progress.position
         plan = run.plan_of(run.experience)
         started = time.monotonic()
-        for batch, first_epoch in batches(run, plan, position.step):
+        ahead = batches(run, plan, position.step)
+        for batch, first_epoch in ahead if until is None else itertools.islice(ahead, max(0, until - position.step)):
             self._train_on(batch, first_epoch)
             position.step += 1
             if self.losses.full():
                 self._log()
-            started += self._probe(plan)
+            if not run.on_branch:
+                started += self._probe(plan)
             self._on_step(run)
             if run.stop_requested or self.checkpoints.due():
-                self.seconds["training"] += time.monotonic() - started
+                self.seconds[charged_to] += time.monotonic() - started
                 self.save()
                 self._leave_if_asked()
                 started = time.monotonic()
-        if run.insert == "experience_end":
+        if run.insert == "experience_end" and until is None and not run.on_branch:
             self._fill_memories_from(plan)
         self._log()
-        self.seconds["training"] += time.monotonic() - started
+        self.seconds[charged_to] += time.monotonic() - started
 
     def _train_on(self, batch: Batch, first_epoch: bool) -> None:
         run = self.run
@@ -217,7 +246,8 @@ class Loop:
     def _log(self) -> None:
         loss = self.losses.close()
         if loss is not None:
-            self._report({"event": "loss", "experience": self.run.experience, "step": self.run.step, "loss": loss, "learning_rate": self.run.learning_rate})
+            event = "branch_loss" if self.run.on_branch else "loss"  # who fits laws to losses reads one line
+            self._report({"event": event, "experience": self.run.experience, "step": self.run.step, "loss": loss, "learning_rate": self.run.learning_rate})
 
     def _probe(self, plan: Plan) -> float:
         """Look at the model along the way, where that is wanted; the seconds it took."""
@@ -231,13 +261,8 @@ class Loop:
 
     def _encode(self) -> tuple[Any, dict[str, Tensor]]:
         run = self.run
-        encoder = Encoder(run.model)
-        parts = [{k: v for k, v in vars(p).items() if k not in ("run", "name") and k not in p.transient and k not in p.declared()} for p in run.parts]
-        own = {
+        more = {
             "position": asdict(run.progress.position),
-            "step": run.progress.step,
-            "experience_step": run.progress.experience_step,
-            "pending_backward": run._pending_backward,
             "costs": {name: asdict(cost) for name, cost in run.costs.items()},
             "losses": self.losses.state(),
             "seconds": self.seconds,
@@ -245,24 +270,11 @@ class Loop:
             "exact": self.exact,
             "started": self.started,
             "reported": self.reported,
-            "python": random.getstate(),
-            "numpy": np.random.get_state(legacy=False),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if run.device.type == "cuda" else [],
         }
-        tree = {
-            "model": encoder.encode(run.model, "model"),
-            "optimizer": None if run.optimizer is None else encoder.encode(run.optimizer, "optimizer"),
-            "groups": encoder.encode(run.optimizer_groups(), "groups"),
-            "generators": encoder.encode(run.generators, "generators"),
-            "memories": encoder.encode(run.memories, "memories"),
-            "parts": [
-                [[name, encoder.encode(value, f"strategy part '{part.name}': attribute '{name}'")] for name, value in state.items()]
-                for part, state in zip(run.parts, parts, strict=True)
-            ],
-            "loop": encoder.encode(own, "loop"),
-        }
-        return tree, encoder.tensors
+        tree, tensors = snapshot.encode(run, more)
+        if self._trunk is not None:
+            tensors |= {TRUNK + name: tensor for name, tensor in self._trunk[1].items()}
+        return {**tree, "trunk": None if self._trunk is None else self._trunk[0]}, tensors
 
     def save(self) -> None:
         """Write a checkpoint of this moment."""
@@ -271,39 +283,23 @@ class Loop:
 
     def _resume(self) -> bool:
         run = self.run
-        found, kept = self.checkpoints.load(), range(len(run.parts))
+        found, kept = self.checkpoints.load(), None
         if found is None and self.start is not None:
-            found, kept = self.start.checkpoints.load(), self.start.kept  # type: ignore[assignment]
+            found, kept = self.start.checkpoints.load(), self.start.kept
             self.started = found is not None
         if found is None:
             return False
         tree, tensors, exact = found
-        decoder = Decoder(tensors, run)
-        decoder.decode(tree["model"], run.model)
-        own = decoder.decode(tree["loop"])
-        run.progress.position = Position(**own["position"])
-        run.progress.step, run.progress.experience_step = own["step"], own["experience_step"]
-        run._pending_backward = own["pending_backward"]
-        run.costs.update({name: Cost(**cost) for name, cost in own["costs"].items()})
+        if tree["trunk"] is not None:
+            self._trunk = (tree["trunk"], {name[len(TRUNK) :]: t for name, t in tensors.items() if name.startswith(TRUNK)})
+        more = snapshot.restore(run, tree, tensors, kept)
+        run.progress.position = Position(**more["position"])
+        run.costs.update({name: Cost(**cost) for name, cost in more["costs"].items()})
         run.cost = run.costs["training"]
-        run.generators.update(decoder.decode(tree["generators"], run.generators))
-        decoder.decode(tree["memories"], run.memories)
-        for part, state in zip([run.parts[k] for k in kept], tree["parts"], strict=True):
-            for name, value in state:
-                setattr(part, name, decoder.decode(value, getattr(part, name, None)))
-        if tree["optimizer"] is not None:
-            # the groups it had, not those the parts would make now: a hook may have frozen weights since
-            run.make_optimizer([ParameterGroup(**group) for group in decoder.decode(tree["groups"])] or run.parameter_groups())
-            decoder.decode(tree["optimizer"], run.optimizer)
-        self.measurements.restore(own["measurements"])
-        self.losses.restore(own["losses"])
-        self.seconds, self.exact = own["seconds"], own["exact"] and exact
-        self.started = self.started or own["started"]
-        random.setstate(own["python"])
-        np.random.set_state(own["numpy"])
-        torch.set_rng_state(own["torch"].cpu())
-        if own["cuda"]:
-            torch.cuda.set_rng_state_all([s.cpu() for s in own["cuda"]])
-        self.reported = own["reported"]
+        self.measurements.restore(more["measurements"])
+        self.losses.restore(more["losses"])
+        self.seconds, self.exact = more["seconds"], more["exact"] and exact
+        self.started = self.started or more["started"]
+        self.reported = more["reported"]
         self._report({"event": "resumed", "experience": run.experience, "step": run.step, "line": self.reported})
         return True

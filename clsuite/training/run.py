@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from ..randomness import generator, torch_seed
 from ..schedule import Schedule
 from ..strategy import ParameterGroup, Part, Strategy
 from ..stream import Stream
+from .borders import Timeline
 from .optimizers import build
 from .progress import Cost, Progress
 from .settings import Training
@@ -65,7 +67,6 @@ class Run:
         self.stop_requested = False
         self.optimizer: torch.optim.Optimizer | None = None
         self._pending_backward = 0
-        self._planned = (-1, 0, False)
         self._own_losses: list[Tensor] = []
         self.parameter_ids = {id(p) for p in model.parameters()}
         self._initial = {name: t.detach().clone() for name, t in model.state_dict().items()}
@@ -77,7 +78,7 @@ class Run:
         for part in parts:
             part.run = self
         self._hooks = {
-            name: [getattr(p, name) for p in parts if _overrides(p, name)] for name in ("batch", "before_step", "penalty", "on_gradients", "after_step")
+            name: [getattr(p, name) for p in parts if _overrides(p, name)] for name in ("batch", "before_step", "penalty", "on_gradients", "rate", "after_step")
         }
 
     # -- where we are -------------------------------------------------------------------------------------------
@@ -110,12 +111,21 @@ class Run:
             plan = part.plan(plan)
         return plan
 
+    @functools.cached_property
+    def timeline(self) -> Timeline:
+        """The learning rate over the whole stream."""
+        plans = [self.plan_of(i) for i in range(len(self.stream))]
+        return Timeline(self.schedule, self.training, [p.steps for p in plans], [p.fresh_model for p in plans], self.keeps("schedule"))
+
     @property
     def total_steps(self) -> int:
         """Planned batches of the whole stream."""
-        if not hasattr(self, "_total_steps"):
-            self._total_steps = sum(self.plan_of(i).steps for i in range(len(self.stream)))
-        return self._total_steps
+        return self.timeline.ends[-1]
+
+    @property
+    def on_branch(self) -> bool:
+        """Whether this is the branch that is annealed to be measured, not the line that goes on."""
+        return self.progress.position.stage == "branch"
 
     def seen_classes(self, i: int | None = None) -> Tensor:
         """bool [classes] on the device: classes that came up to experience i (default: the current one)."""
@@ -248,7 +258,9 @@ class Run:
     def keeps(self, what: str) -> bool:
         """Whether the optimizer ("optimizer") or the schedule ("schedule") goes on over borders."""
         choice = getattr(self.training, f"border_{what}")
-        return self.stream.keep_schedule if choice == "auto" else choice in ("keep", "extend")
+        if choice == "auto":
+            return self.stream.keep_schedule or (what == "optimizer" and self.training.border_schedule in ("hold", "lengthen"))
+        return choice in ("keep", "extend")
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The groups as all parts want them."""
@@ -275,11 +287,7 @@ class Run:
 
     def check_schedule(self) -> None:
         """Refuse a schedule that does not fit the steps it is used for; raises `UsageError`."""
-        plans = [self.plan_of(i) for i in range(len(self.stream))]
-        whole = self.keeps("schedule") and not any(plan.fresh_model for plan in plans)
-        horizons = {self.total_steps} if whole else {plan.steps for plan in plans}
-        for horizon in sorted(horizons - {0}):
-            self.schedule.check(horizon)
+        self.timeline.check()
         peak = getattr(self.schedule, "own_peak", None)
         if peak is not None and peak != self.training.learning_rate:
             raise UsageError(
@@ -293,23 +301,14 @@ class Run:
         return rates.pop() if len(rates) == 1 else None
 
     def _set_rates(self) -> None:
-        if self.schedule.is_constant:
+        if self.timeline.is_constant and not self._hooks["rate"]:
             return
-        steps, fresh = self._planned_steps()
-        if self.keeps("schedule") and not fresh:
-            factor = self.schedule.factor(self.progress.step, self.total_steps)
-        else:  # a model that starts afresh has a schedule of its own, whatever happens at borders
-            factor = self.schedule.factor(self.progress.experience_step, steps)
+        factor = self.timeline.factor(self.experience, self.progress.experience_step, self.progress.step, self.on_branch)
+        for change in self._hooks["rate"]:
+            factor = change(factor)
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-
-    def _planned_steps(self) -> tuple[int, bool]:
-        """Steps of this experience, and whether its model starts afresh."""
-        if self._planned[0] != self.experience:
-            plan = self.plan_of(self.experience)
-            self._planned = (self.experience, plan.steps, plan.fresh_model)
-        return self._planned[1:]
 
     # -- the model ----------------------------------------------------------------------------------------------
 

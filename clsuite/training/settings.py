@@ -25,9 +25,17 @@ class Training(Configurable):
     border_optimizer: Literal["auto", "keep", "reset"] = setting(
         "auto", help="optimizer state at a border; auto: reset, but keep on recurring and borderless streams"
     )
-    border_schedule: Literal["auto", "restart", "extend"] = setting(
-        "auto", help="schedule at a border: a new one each experience, or one over the whole stream; auto as above"
+    border_schedule: Literal["auto", "restart", "extend", "hold", "lengthen"] = setting(
+        "auto",
+        help="schedule at a border: anew each experience; one over the whole stream; the last rate; or the same with the horizon reached so far; auto as above",
     )
+    border_start_from: Literal["final", "pre_decay"] = setting(
+        "final", since=2, help="where a border goes on from: the end, or a line without the final decay, of which an annealed branch is measured"
+    )
+    border_rewarm: int | float | None = setting(
+        None, ge=0, since=2, help="warm-up (restart) or way to the new peak (lengthen) after a border, in steps or as a share of the experience below 1"
+    )
+    border_peak_scale: float = setting(1.0, gt=0, since=2, help="what every border multiplies the peak rate with")
     logit_mask: Literal["none", "batch", "experience", "seen"] = setting(
         "none", help="outputs the loss looks at: all, the classes of this step, of the sample's experience, or seen so far"
     )
@@ -52,6 +60,9 @@ class Training(Configurable):
         for name in ("epochs", "batch_size", "learning_rate"):
             if result[name] is None:
                 result[name] = defaults[name]
+        rewarm = result["border_rewarm"]
+        if isinstance(rewarm, float) and rewarm == int(rewarm):
+            result["border_rewarm"] = int(rewarm)  # a cell has one spelling
         if result["optimizer"] != "sgd" and result["momentum"]:
             raise UsageError(f"training.momentum = {result['momentum']} applies to sgd only, not to training.optimizer = {result['optimizer']}")
         if len(result["betas"]) != 2:

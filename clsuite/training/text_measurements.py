@@ -34,6 +34,8 @@ class TextMeasurements:
         self.windows: dict[tuple[int, int], np.ndarray] = {}
         """Mean loss of every window of a set, by experience and set; -1 stands for the initial weights."""
         self.probes: list[Probe] = []
+        self.border: dict[int, np.ndarray] = {}
+        """Loss of every window that probes look at where the line that goes on stood at the last border, by set."""
         self._bytes = [self.stream.source.bytes_of(self.stream.source.gather(self.stream.evaluation_ids(j), "test")[:, 1:]) for j in range(sets)]
         self._looked_at = [self._evenly(j) for j in range(sets)]
 
@@ -78,6 +80,7 @@ class TextMeasurements:
         found = np.split(self.losses(np.concatenate(ids)), np.cumsum([len(part) for part in ids])[:-1])
         for j in sets:
             self.windows[i, j] = found[j]
+            self.border[j] = found[j][self._looked_at[j]]
         return [float(values.mean()) for values in found]
 
     def probe(self, step: int, steps: int) -> dict[str, Any] | None:
@@ -88,22 +91,24 @@ class TextMeasurements:
         ids = [self.stream.evaluation_ids(j)[places] for j, places in enumerate(self._looked_at)]
         found = np.split(self.losses(np.concatenate(ids)), np.cumsum([len(part) for part in ids])[:-1])
         values = [float(v.mean()) for v in found]
-        before = self.run.experience - 1
-        errors = [self._error(v, before, j) for j, v in enumerate(found)] if before >= 0 else [math.nan] * len(found)
-        starts = [float(self.windows[before, j][places].mean()) if before >= 0 else math.nan for j, places in enumerate(self._looked_at)]
+        known = self.run.experience > 0 and len(self.border) == len(found)
+        errors = [self._error(v, j) if known else math.nan for j, v in enumerate(found)]
+        starts = [float(self.border[j].mean()) if known else math.nan for j in range(len(found))]
         self.probes.append((self.run.experience, step, values, starts, errors))
+        if step == steps:
+            self.border = dict(enumerate(found))
         return {"event": "losses", "experience": self.run.experience, "step": self.run.step, "losses": values}
 
-    def _error(self, values: np.ndarray, before: int, j: int) -> float:
+    def _error(self, values: np.ndarray, j: int) -> float:
         """Standard error of the change since the border, paired by window."""
-        change = values - self.windows[before, j][self._looked_at[j]]
+        change = values - self.border[j]
         return float(change.std(ddof=1) / math.sqrt(len(change))) if len(change) > 1 else math.nan
 
     def state(self) -> dict[str, Any]:
-        return {"windows": self.windows, "probes": self.probes}
+        return {"windows": self.windows, "probes": self.probes, "border": self.border}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.windows, self.probes = state["windows"], state["probes"]
+        self.windows, self.probes, self.border = state["windows"], state["probes"], state["border"]
 
     @property
     def R(self) -> np.ndarray:

@@ -44,7 +44,7 @@ def forgetting(windows: Mapping[tuple[int, int], np.ndarray], f: np.ndarray, las
 
     Paired by window. Both losses are those of the model as deployed, so after annealing where a policy anneals.
     """
-    drops = [mean_and_error(windows[last, j] - windows[int(f[j]), j]) for j in range(len(f)) if f[j] < last and (last, j) in windows]
+    drops = [mean_and_error(windows[last, j] - windows[int(f[j]), j]) for j in range(len(f)) if f[j] < last and {(last, j), (int(f[j]), j)} <= set(windows)]
     if not drops:
         return None, None
     return sum(m for m, _ in drops) / len(drops), math.sqrt(sum(e * e for _, e in drops)) / len(drops)
@@ -57,7 +57,7 @@ def bump(probes: Sequence[Probe], f: np.ndarray, steps: Sequence[int], share: fl
     window; the step it is reached at; `recovery_step`: the first probe from which the rise stays at or below 0 three times.
     """
     last = len(steps) - 1
-    own = [p for p in probes if p[0] == last and last > 0]
+    own = [p for p in probes if p[0] == last and last > 0 and not any(map(math.isnan, p[3]))]
     earlier = [j for j in range(len(f)) if f[j] < last]
     empty = {"bump": None, "bump_error": None, "bump_step": None, "recovery_step": None}
     if not own or not earlier:
