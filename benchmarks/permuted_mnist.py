@@ -80,7 +80,7 @@ def engine(tasks: int, replay: bool, data_root: str | None) -> tuple[float, dict
     loop = Loop(run, Checkpoints(None, "", {}))
     started = time.perf_counter()
     loop.execute()
-    return time.perf_counter() - started, loop.metrics()
+    return time.perf_counter() - started, loop.measurements.metrics(loop.seconds["training"])
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ class Batch:
         columns: dict[str, Tensor] | None = None,
     ):
         self._view = view
-        self._pieces: tuple[Batch, ...] = (self,)
+        self._joined_from: tuple[Batch, ...] = ()  # never the batch itself: a cycle would keep its logits until cycles are looked for
         self._ids = ids
         self._experience = experience
         self._current = current
@@ -50,10 +50,14 @@ class Batch:
     @classmethod
     def _joined(cls, pieces: tuple[Batch, ...]) -> Batch:
         batch = cls(pieces[0]._view, torch.cat([p._ids for p in pieces]), 0)
-        batch._pieces = pieces
+        batch._joined_from = pieces
         common = set(pieces[0].columns).intersection(*(p.columns for p in pieces[1:]))
         batch.columns = {name: torch.cat([p.columns[name] for p in pieces]) for name in sorted(common)}
         return batch
+
+    @property
+    def _pieces(self) -> tuple[Batch, ...]:
+        return self._joined_from or (self,)
 
     def __add__(self, other: Batch) -> Batch:
         return Batch._joined(self._pieces + other._pieces)

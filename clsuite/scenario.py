@@ -85,6 +85,10 @@ class Scenario(Configurable):
     model: ClassVar[str] = ""
     splits: ClassVar[tuple[str, ...]] = ()
     """Ways to divide the data between the phases (`protocol.split`) that there are here."""
+    columns: ClassVar[tuple[str, ...]] = ("final_accuracy", "average_incremental_accuracy", "task_incremental_accuracy", "forgetting")
+    """Metrics an experiment's table shows; the first is what expectations compare."""
+    select_on: ClassVar[str] = "average_incremental_accuracy"
+    """The metric that decides a search."""
 
     name: str = ""
 

@@ -11,8 +11,9 @@ What the phase may see is decided by `source`: the documents of the tuning and o
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -35,6 +36,17 @@ PARTS: dict[tuple[str, str], dict[str, str]] = {
 }
 
 
+@contextlib.contextmanager
+def naming(setting: str) -> Iterator[None]:
+    """Put the setting that is to blame before an error that knows only what it read."""
+    try:
+        yield
+    except UsageError as error:
+        if str(error).startswith("scenario."):
+            raise
+        raise type(error)(f"{setting}: {error}") from error
+
+
 class TextStream(Stream):
     """A stream whose samples are windows of tokens; `labels_of` gives the corpus of a window."""
 
@@ -49,6 +61,10 @@ class TextStream(Stream):
     def outputs(self, split: Literal["train", "test"] = "train") -> np.ndarray:
         """The corpus of every window of a split."""
         return self.source.labels(split)
+
+    def labels_of(self, ids: np.ndarray) -> np.ndarray:
+        """The corpus of training windows; a table of all windows would outgrow what training needs."""
+        return self.source.corpus_of(ids, "train")
 
     def load(self, device: Any) -> None:
         """Tokens stay mapped; windows go to the device as they are gathered."""
@@ -74,6 +90,8 @@ class TextScenario(Scenario):
 
     world = "text"
     model = "gpt_neox"
+    columns = ("final_loss", "loss_first_corpus", "loss_last_corpus", "forgetting", "bump")
+    select_on = "final_loss"
     splits: ClassVar[tuple[str, ...]] = ("none", "samples")
 
     context: int = setting(128, ge=1, help="tokens of a window")
@@ -92,7 +110,7 @@ class TextScenario(Scenario):
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {"epochs": 1, "batch_size": 32, "learning_rate": 3e-3, "buffer_size": 1000}
+        return {"epochs": 1, "batch_size": 16, "learning_rate": 3e-3, "buffer_size": 1000}
 
     @property
     def training_defaults(self) -> dict[str, Any]:
@@ -108,7 +126,9 @@ class TextScenario(Scenario):
 
     def content(self) -> dict[str, dict[str, Any]]:
         tokenizer = self._tokenizer
-        return {"scenario": {"corpora": [c.identity for c in self._corpora(self.corpora_names)], "tokenizer": tokenizer.identity}, "protocol": {}}
+        with naming("scenario.corpora"):
+            corpora = [c.identity for c in self._corpora(self.corpora_names)]
+        return {"scenario": {"corpora": corpora, "tokenizer": tokenizer.identity}, "protocol": {}}
 
     @property
     def title(self) -> str:
@@ -117,9 +137,15 @@ class TextScenario(Scenario):
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
         part = "train" if self.split.split == "none" else "evaluation-train"
-        return load_tokenizer(self.tokenizer, self.vocabulary, trained_on=self.corpora_names[0], part=part, data_root=self.data_root)
+        with naming("scenario.tokenizer"):
+            return load_tokenizer(self.tokenizer, self.vocabulary, trained_on=self.corpora_names[0], part=part, data_root=self.data_root)
 
     def _corpora(self, names: Sequence[str]) -> list[Corpus]:
+        size = self._tokenizer.size
+        if self.token_type == "uint16" and size > 1 << 16:
+            raise UsageError(
+                f"scenario.token_type = 'uint16' holds no more than 65,536 token ids, scenario.tokenizer = '{self.tokenizer}' has {size:,}; valid: auto, uint32"
+            )
         dtype = None if self.token_type == "auto" else self.token_type
         return [load_corpus(name, self._tokenizer, self.data_root, dtype) for name in names]
 
@@ -129,14 +155,22 @@ class TextScenario(Scenario):
         if self.split.held_out is not None:
             raise UsageError("protocol.held_out applies to images; text is always measured on a validation part of its own")
         parts = PARTS[self.split.split, phase if not self.split.swap else "tuning" if phase == "evaluation" else "evaluation"]
-        return TextSource(self._corpora(self.corpora_names if names is None else names), self._tokenizer, self.context, parts)
+        tokenizer = self._tokenizer
+        with naming("scenario.corpora"):
+            source = TextSource(self._corpora(self.corpora_names if names is None else names), tokenizer, self.context, parts)
+            source.open()
+        return source
 
     def validation_set(self, source: TextSource, corpus: int, learned_in: int) -> EvaluationSet:
         """The fixed windows that losses on a corpus are measured on: evenly spread over its validation part."""
         first, last = source.starts("test")[corpus : corpus + 2]
         count = min(last - first, max(1, self.validation_tokens // self.context))
         if count < 1:
-            raise UsageError(f"scenario.context = {self.context} is longer than the validation part of corpus '{source.corpora[corpus].name}'")
+            there = source.length(corpus, "test")
+            raise UsageError(
+                f"scenario.context = {self.context} is longer than the validation part of corpus '{source.corpora[corpus].name}', "
+                f"which has {there:,} tokens; valid: up to {max(there - 1, 1)}"
+            )
         chosen = first + np.arange(count) * (last - first) // count
         return EvaluationSet(source.corpora[corpus].name, chosen, learned_in, ())
 

@@ -37,7 +37,7 @@ class LLMPretraining(TextScenario):
     shift: Literal["none", "weak", "strong", "sequence", "synthetic"] | None = setting(
         None, help="corpora by how far they lie apart; none: two halves of one (null: English and code that every Python carries)"
     )
-    tokens: int | list[int] = setting(500_000, ge=1, help="budget of every experience, or of each")
+    tokens: int | list[int] = setting(600_000, ge=1, help="budget of every experience, or of each")
 
     def validate(self) -> None:
         """Refuse settings that contradict one another."""

@@ -109,6 +109,56 @@ def test_two_mixtures_share_a_batch(run):
         assert len(ids) == 20 and [experience.count(e) for e in range(3)] == [2, 4, 14]
 
 
+@pytest.mark.parametrize(("share", "steps", "size", "expected"), [(0.05, 20, 32, 32), (0.29, 100, 1, 29), (1 / 3, 3, 13, 13), (0.07, 100, 100, 700)])
+def test_counts_of_a_share_are_those_of_the_fraction_it_is_written_as(share, steps, size, expected):
+    assert Mixture((), share).total(steps, size) == expected  # 0.29 * 100 is 28.999999999999996 in floating point
+
+
+def test_a_share_is_divided_in_proportion_and_no_cursor_runs_backwards():
+    rng = np.random.default_rng(0)
+    cases = [((50, 10), 0.06, 10), ((3, 3), 0.2, 4), ((0, 7, 2), 0.3, 8)]
+    cases += [(tuple(rng.integers(1, 1000, rng.integers(1, 8)).tolist()), float(rng.uniform(0.01, 0.99)), int(rng.integers(1, 64))) for _ in range(40)]
+    for trained, share, size in cases:
+        mixture = Mixture((), share, trained=trained)
+        used = np.array([mixture.used(n, size) for n in range(301)])
+        assert (used[0] == 0).all() and (np.diff(used, axis=0) >= 0).all()
+        assert used.sum(1).tolist() == [mixture.total(n, size) for n in range(301)]
+        parts = np.array(trained) / sum(trained)
+        assert (np.abs(used - used.sum(1, keepdims=True) * parts) <= len(trained)).all()  # one floor for each experience
+    # running sums 5/6 and 1 of 0.6 n, by hand at n = 1..10
+    assert [Mixture((), 0.06, trained=(50, 10)).used(n, 10) for n in range(1, 11)] == [
+        (0, 0),
+        (0, 1),
+        (0, 1),
+        (1, 1),
+        (2, 1),
+        (2, 1),
+        (3, 1),
+        (3, 1),
+        (4, 1),
+        (5, 1),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["compute_equivalent", "additive"])
+@pytest.mark.parametrize("order", ["original", "shuffled"])
+def test_cursors_of_several_experiences_are_the_same_when_started_anywhere(run, kind, order):
+    earlier = tuple(run.stream.experiences[:2])
+    p = plan(run, i=2, epochs=2, mixtures=(Mixture(earlier, 0.4, kind, (300, 20), (77, 5), order),))
+    whole = listed(run, p)
+    for start in range(p.steps + 1):
+        assert listed(run, p, start) == whole[start:]
+    found = [(e, i) for ids, current, origin, _ in whole for i, c, e in zip(ids, current, origin, strict=True) if not c]
+    assert len(found) == math.floor(0.4 * 13 * p.steps)
+    trained = [i for ids, *_ in listed(run, plan(run, i=1, epochs=1)) for i in ids][:20]  # the first 20 of its first epoch
+    mine = [i for e, i in found if e == 1]
+    assert set(mine) <= set(trained)
+    if order == "original":
+        assert mine == [trained[(5 + n) % 20] for n in range(len(mine))]
+        first = [i for ids, *_ in listed(run, plan(run, i=0, epochs=1)) for i in ids]
+        assert [i for e, i in found if e == 0] == [first[(77 + n) % len(first)] for n in range(len(found) - len(mine))]
+
+
 def test_ordered_experiences_keep_the_order_of_the_table(run):
     ordered = replace(run.stream.experiences[1], ordered=True)
     found = listed(run, Plan(ordered, (ordered,), 2, 13))

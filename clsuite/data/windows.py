@@ -32,9 +32,18 @@ class TextSource:
         content = [[c.identity for c in self.corpora], self.tokenizer.identity, self.context, self.parts]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def open(self) -> None:
+        """Read what has to be read of every corpus now; raises `UsageError` for text that cannot be used."""
+        for split in self.parts:
+            self.counts(split)
+
+    def length(self, corpus: int, split: str) -> int:
+        """Tokens of one corpus."""
+        return len(self.corpora[corpus].tokens(self.parts[split]))
+
     def counts(self, split: str) -> list[int]:
         """Windows of each corpus."""
-        return [windows(len(c.tokens(self.parts[split])), self.context) for c in self.corpora]
+        return [windows(self.length(k, split), self.context) for k in range(len(self.corpora))]
 
     @functools.cache  # noqa: B019  # sources live as long as the process
     def starts(self, split: str) -> np.ndarray:
@@ -49,14 +58,17 @@ class TextSource:
         """The corpus of every window: int64 [windows]."""
         return np.repeat(np.arange(len(self.corpora)), self.counts(split))
 
+    def corpus_of(self, indices: np.ndarray, split: str) -> np.ndarray:
+        """The corpus of some windows: int64, as many as there are indices."""
+        return np.searchsorted(self.starts(split), indices, side="right") - 1
+
     def digests(self, split: str) -> np.ndarray:
         """Digests of the documents in a split: uint64, sorted."""
         return np.unique(np.concatenate([c.documents(self.parts[split]) for c in self.corpora]))
 
     def gather(self, indices: np.ndarray, split: str) -> np.ndarray:
         """Tokens of windows: int64 [len(indices), context + 1], read from the mapped files."""
-        starts = self.starts(split)
-        corpus = np.searchsorted(starts, indices, side="right") - 1
+        starts, corpus = self.starts(split), self.corpus_of(indices, split)
         offsets = np.arange(self.context + 1)
         found = np.empty((len(indices), self.context + 1), np.int64)
         for c in np.unique(corpus):

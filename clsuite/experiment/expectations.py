@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError, unknown
-from ..training.metrics import DERIVED, NAMES
+from ..training.metrics import KNOWN
 
 PHASES = ("tuning", "evaluation", "conventional")
 FORM = "expected 'A - B > margin' or 'A > margin', with strategies, strategy@phase or a number for A and B"
@@ -58,10 +58,11 @@ class Expectation:
         return f"{sides} {'<' if self.below else '>'} {self.margin:g} ({TREND if self.trend else self.metric}{source})"
 
 
-def expectation(given: Any, labels: Sequence[str], phases: Sequence[str]) -> Expectation:
+def expectation(given: Any, labels: Sequence[str], phases: Sequence[str], headline: str = "final_accuracy") -> Expectation:
     """Parse an entry; raises `UsageError` for a form, a strategy, a phase or a metric there is none of.
 
-    `labels`: the strategies of the experiment; `phases`: those its protocol has.
+    `labels`: the strategies of the experiment; `phases`: those its protocol has; `headline`: the metric
+    when an entry names none.
     """
     values = {"compare": given} if isinstance(given, str) else given
     if not isinstance(values, dict) or not values or not set(values) <= {"compare", "trend", "metric", "source"}:
@@ -74,9 +75,9 @@ def expectation(given: Any, labels: Sequence[str], phases: Sequence[str]) -> Exp
     if match is None:
         raise UsageError(f"expect: '{text}' is not of the form 'A - B > margin': {FORM}")
     a, b = _sides(match["left"], labels, phases)
-    metric, source = values.get("metric", "final_accuracy"), values.get("source")
-    if metric not in (*NAMES, *DERIVED):
-        raise UsageError(f"expect: {unknown('metric', metric, (*NAMES, *DERIVED))}")
+    metric, source = values.get("metric", headline), values.get("source")
+    if metric not in KNOWN:
+        raise UsageError(f"expect: {unknown('metric', metric, KNOWN)}")
     reference = a.value is not None or (b is not None and b.value is not None)
     if reference and (not isinstance(source, str) or not source.strip()):
         raise UsageError(f"expect: '{text}' compares with a value that names no source: expected {{compare: '{text}', source: where the value comes from}}")

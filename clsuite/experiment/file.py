@@ -15,8 +15,8 @@
 
 Every strategy has a label (its name unless told otherwise); `with` changes other settings for it alone; `search` gives the
 ranges of its settings, and at the top those of the training that all share. `seeds` is a count or a list. `limits` are those of a
-cell. `expect` states what the experiment must show (`expectations`). `columns` are the metrics its table shows. `plugins` are files
-of one's own, beside this one, whose strategies go by their class names.
+cell. `expect` states what the experiment must show (`expectations`); `references` names strategies that metrics of others refer to
+(`references`). `columns` are the metrics its table shows. `plugins` are files of one's own, beside this one, whose strategies go by their class names.
 """
 
 from __future__ import annotations
@@ -28,20 +28,37 @@ from typing import Any
 
 import yaml
 
+from .. import registry
 from ..errors import UsageError, nearest, unknown
-from ..training.metrics import DERIVED, NAMES
+from ..scenario import Scenario
+from ..training.metrics import KNOWN
 from .expectations import Expectation, expectation
 from .limits import Limits
 from .lines import Lines, located
 from .overrides import parse_overrides, parse_yaml
 from .plugins import plugin_classes, with_references
 from .protocol import Protocol, protocol
+from .references import references
 from .space import Space
-from .spec import COMPONENTS, Cell, resolve
+from .spec import COMPONENTS, DEFAULT_NAMES, Cell, resolve
 from .tuning import TUNING_SEEDS_FROM, Tuning, space_of
 
-KEYS = ("scenario", "model", "training", "evaluation", "device", "plugins", "strategies", "search", "protocol", "seeds", "limits", "columns", "expect")
-COLUMNS = ["final_accuracy", "average_incremental_accuracy", "task_incremental_accuracy", "forgetting"]
+KEYS = (
+    "scenario",
+    "model",
+    "training",
+    "evaluation",
+    "device",
+    "plugins",
+    "strategies",
+    "search",
+    "protocol",
+    "seeds",
+    "limits",
+    "columns",
+    "references",
+    "expect",
+)
 SHARED = ("scenario", "model", "training", "evaluation", "protocol", "device")
 MOST_SEEDS = 100_000
 
@@ -74,6 +91,8 @@ class Experiment:
     protocol: Protocol
     spaces: dict[str, Space]
     limits: Limits
+    references: dict[str, str]
+    """Strategies that metrics of others refer to, by role."""
 
     @property
     def labels(self) -> list[str]:
@@ -125,7 +144,8 @@ def _read(path: Path, text: str, values: Any, given: dict[str, Any], lines: Line
     for key in values:
         if key not in KEYS:
             raise UsageError(f"unknown key '{key}'{nearest(str(key), KEYS)} (valid: {', '.join(KEYS)})")
-    way = protocol(values.get("protocol", {}))
+    world = _scenario_class(values.get("scenario"))
+    way = protocol(_with_metric(values.get("protocol", {}), world.select_on))
     values["protocol"] = way.split
     seeds = _seeds(values.get("seeds", 3), way)
     shared = values.pop("search", None) or {}
@@ -133,10 +153,10 @@ def _read(path: Path, text: str, values: Any, given: dict[str, Any], lines: Line
         raise UsageError(f"search = {shared!r} is not valid: expected {{training: {{setting: range}}}}")
     _check_groups(values)
     strategies, searches = _strategies(values, plugin_classes(values.get("plugins") or [], path.parent))
-    columns = _list(values.get("columns", COLUMNS), "columns", "metrics")
+    columns = _list(values.get("columns", list(world.columns)), "columns", "metrics")
     for name in columns:
-        if name not in (*NAMES, *DERIVED):
-            raise UsageError(f"columns: {unknown('metric', name, (*NAMES, *DERIVED))}")
+        if name not in KNOWN:
+            raise UsageError(f"columns: {unknown('metric', name, KNOWN)}")
     spaces: dict[str, Space] = {}
     if way.tunes:
         for label, raw in strategies.items():
@@ -154,7 +174,7 @@ def _read(path: Path, text: str, values: Any, given: dict[str, Any], lines: Line
         path,
         strategies,
         seeds,
-        [expectation(entry, list(strategies), way.phases) for entry in entries],
+        [expectation(entry, list(strategies), way.phases, world.columns[0]) for entry in entries],
         columns,
         text,
         lines,
@@ -162,7 +182,21 @@ def _read(path: Path, text: str, values: Any, given: dict[str, Any], lines: Line
         way,
         spaces,
         Limits(**Limits.validated(limits, "limits")),
+        references(values.get("references") or {}, list(strategies)),
     )
+
+
+def _scenario_class(given: Any) -> type[Scenario]:
+    """The scenario's class, for what is usual in its world; the base where there is none (told elsewhere)."""
+    name = given.get("name", DEFAULT_NAMES["scenario"]) if isinstance(given, dict) else given or DEFAULT_NAMES["scenario"]
+    found = registry.load("scenarios", name) if isinstance(name, str) else None
+    return found if isinstance(found, type) and issubclass(found, Scenario) else Scenario
+
+
+def _with_metric(given: Any, select_on: str) -> Any:
+    """The protocol with the world's metric for selection, where it selects and names none."""
+    values = _named(given)
+    return {"select_on": select_on, **values} if isinstance(values, dict) and values.get("name") != "fixed" else values
 
 
 def _named(value: Any) -> Any:

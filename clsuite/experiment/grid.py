@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,10 @@ class GridOptions:
 
 @dataclass
 class Outcome:
-    """A cell of the grid: its result, or why there is none. `samples`: training samples it is planned to see (in a dry run)."""
+    """A cell of the grid: its result, or why there is none.
+
+    `samples`: training samples it is planned to see (in a dry run). `referred`: metrics that compare it with other cells.
+    """
 
     label: str
     seed: int
@@ -66,6 +69,7 @@ class Outcome:
     trial: int | None = None
     status: str = "missing"
     samples: int | None = None
+    referred: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -298,5 +302,9 @@ def run_task(task: dict[str, Any]) -> dict[str, Any]:
 
 def warm(task: dict[str, Any]) -> None:
     """Look up what the cells of an experiment have in common, in the process theirs are forked from: catalogues, components, data, digests."""
+    from .warm import import_for
+
     for raw in task["raws"]:
-        content_hash(cell_content(resolve(raw, task["data_root"])))
+        cell = resolve(raw, task["data_root"])
+        content_hash(cell_content(cell))
+        import_for(cell.model)

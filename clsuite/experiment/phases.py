@@ -15,6 +15,7 @@ from .check import check_strategies
 from .file import Experiment, PlannedCell
 from .grid import Grid, GridOptions, Outcome
 from .partition import check_data, fingerprints, with_split
+from .references import refer
 from .scores import score
 from .tuning import Trial, drawn, finalists, winner, with_values
 
@@ -34,7 +35,9 @@ def run_grid(experiment: Experiment, out: Path, **options: Any) -> list[Outcome]
         selection.read(out)
         if not way.dry_run:
             grid.begin()
-        return _phases(grid)
+        outcomes = _phases(grid)
+    refer(outcomes, experiment.references)
+    return outcomes
 
 
 def _phases(grid: Grid) -> list[Outcome]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UsageError, nearest, unknown
 from ..scenario import Split
-from ..training.metrics import DERIVED, NAMES
+from ..training.metrics import KNOWN, REFERRED
 from .tuning import Tuning
 
 HALVES = ("split", "split_seed", "halves", "tuning_dataset", "swap")
@@ -66,8 +66,9 @@ def protocol(value: Any) -> Protocol:
         if key != "name" and key not in known:
             raise UsageError(f"unknown setting 'protocol.{key}'{nearest(str(key), known)} (valid with {name}: {', '.join(known)})")
     tuning = Tuning(**Tuning.validated({k: v for k, v in given.items() if k in Tuning.declared()}, "protocol"))
-    if tuning.select_on not in (*NAMES, *DERIVED):
-        raise UsageError(f"protocol.select_on: {unknown('metric', tuning.select_on, (*NAMES, *DERIVED))}")
+    own = [metric for metric in KNOWN if metric not in REFERRED]
+    if tuning.select_on not in own:
+        raise UsageError(f"protocol.select_on: {unknown('metric', tuning.select_on, own)}")
     split = {k: v for k, v in given.items() if k in Split.declared()}
     Split.validated(split, "protocol")
     if name == "two-phase" and split.get("split") in ("none", "experiences"):

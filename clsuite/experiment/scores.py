@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..training.metrics import DERIVED, LOWER, derived
+from ..training.text_metrics import REFERRED
 from .file import Experiment
 from .grid import Outcome
 from .samplers import trials as sampled
@@ -16,7 +17,11 @@ def score(outcome: Outcome, metric: str) -> float | None:
     """A metric of a finished cell; None when it failed or the metric is undefined there."""
     if not outcome.ok or outcome.result is None:
         return None
-    value = derived(metric, outcome.result) if metric in DERIVED else outcome.result["metrics"].get(metric)
+    value: float | None
+    if metric in REFERRED:
+        value = outcome.referred.get(metric)
+    else:
+        value = derived(metric, outcome.result) if metric in DERIVED else outcome.result["metrics"].get(metric)
     return None if value is None else float(value)
 
 

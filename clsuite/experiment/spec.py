@@ -242,11 +242,15 @@ def check_world(cell: Cell, stream: Any) -> None:
             ("augmentation", training.augmentation, []),
             ("logit_mask", training.logit_mask, "none"),
             ("probe_every", training.probe_every, None),
+            ("evaluate_every", training.evaluate_every, "auto"),
+            ("normalise", training.normalise, "auto"),
         )
         for name, value, valid in fixed:
             if value != valid:
                 why = "scenario.tokens says how long to train" if name == "epochs" else "it applies to images"
                 raise UsageError(f"training.{name} = {value!r} is not possible for text: {why} (valid: {valid})")
+        if cell.evaluation.mask != "none":
+            raise UsageError(f"evaluation.mask = {cell.evaluation.mask!r} is not possible for text: it applies to images (valid: 'none')")
     elif training.precision == "bfloat16":
         raise UsageError("training.precision = 'bfloat16' applies to text models (valid for images: float32, float64)")
 

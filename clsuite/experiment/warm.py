@@ -5,13 +5,23 @@ For the server that workers are forked from. Nothing here makes a tensor or a th
 
 from __future__ import annotations
 
+import importlib
+
 import safetensors.torch  # noqa: F401
 import torch._dynamo  # noqa: F401
 
 from .. import registry
+from ..models.base import Model
 from ..settings import Configurable, prepare
 from . import cell  # noqa: F401
 from .spec import resolve
+
+
+def import_for(model: Model) -> None:
+    """Import what a model names in `modules`: seconds, which are left alone where no cell needs them."""
+    for name in getattr(model, "modules", ()):
+        importlib.import_module(name)
+
 
 for kind in ("scenarios", "strategies", "models", "schedules"):
     for name, entry in registry.catalogue(kind).items():

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import UsageError
 from ..settings import setting
 from .base import Model, Network, Shape
-from .language_checkpoint import architecture, checkpoint_files, find_checkpoint, load_checkpoint
+from .language_checkpoint import architecture, checkpoint_files, find_checkpoint, load_checkpoint, modules_of
 
 
 class LanguageNetwork(Network):
@@ -106,6 +106,11 @@ class LanguageModel(Model):
         None, help="pretrained network: a folder with config.json and safetensors weights, here or under weights/ of the data root, or a Hugging Face name"
     )
     checkpoint_revision: str | None = setting(None, help="branch, tag or commit of a Hugging Face checkpoint, such as step143000 (null: its main branch)")
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What `build` imports when it is first called, seconds long."""
+        return modules_of(self.name)
 
     @property
     def pretrained(self) -> bool:

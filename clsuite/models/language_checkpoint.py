@@ -31,11 +31,13 @@ _PADDING = 512
 
 def architecture(name: str) -> tuple[Any, Any]:
     """The configuration and the `ForCausalLM` class of transformers; seconds to import, so only when one is needed."""
-    module = f"transformers.models.{name}"
-    return (
-        getattr(importlib.import_module(f"{module}.configuration_{name}"), f"{ARCHITECTURES[name]}Config"),
-        getattr(importlib.import_module(f"{module}.modeling_{name}"), f"{ARCHITECTURES[name]}ForCausalLM"),
-    )
+    configuration, network = map(importlib.import_module, modules_of(name))
+    return getattr(configuration, f"{ARCHITECTURES[name]}Config"), getattr(network, f"{ARCHITECTURES[name]}ForCausalLM")
+
+
+def modules_of(name: str) -> tuple[str, str]:
+    """The modules of transformers that hold the configuration and the network of an architecture."""
+    return f"transformers.models.{name}.configuration_{name}", f"transformers.models.{name}.modeling_{name}"
 
 
 def find_checkpoint(checkpoint: str, revision: str | None, data_root: str | None) -> Path:

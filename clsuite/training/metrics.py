@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .text_metrics import HIGHER, TEXT_NAMES
+from .text_metrics import HIGHER, REFERRED, TEXT_NAMES
 
 BINS = 15
 IMAGE_NAMES = (
@@ -27,8 +27,10 @@ IMAGE_NAMES = (
 )
 """Metrics every result over images has (null where a stream does not define one)."""
 NAMES = (*IMAGE_NAMES, *(name for name in TEXT_NAMES if name not in IMAGE_NAMES))
-LOWER = ("forgetting", "calibration_error", "mean_steps_to_90", *(name for name in TEXT_NAMES if name not in HIGHER))
+LOWER = ("forgetting", "calibration_error", "mean_steps_to_90", *(name for name in (*TEXT_NAMES, *REFERRED) if name not in HIGHER))
 """Metrics of which less is better."""
+KNOWN = (*NAMES, "first_task_retention", "mean_steps_to_90", "tasks_at_90", *REFERRED)
+"""Metrics that columns, expectations and selections may name."""
 DERIVED = ("first_task_retention", "mean_steps_to_90", "tasks_at_90")
 """Numbers that follow from a result's matrix and probes; see `derived`."""
 

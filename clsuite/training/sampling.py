@@ -79,24 +79,50 @@ class _Epochs:
 
 
 class _Mixed:
-    """The samples a mixture adds, in table order, going round when they run out."""
+    """The samples a mixture adds, going round when they run out."""
 
     def __init__(self, run: Run, plan: Plan, mixture: Mixture, number: int):
         self._run, self._mixture, self._size = run, mixture, plan.batch_size
-        self._ids, self._origin = table(run, mixture.content)
         self._name = (run.seed, "augmentation", "mixture", number, plan.experience.index)
+        if mixture.trained:
+            self._tables = [_trained_on(run, e, count, mixture.order) for e, count in zip(mixture.content, mixture.trained, strict=True)]
+        else:
+            self._ids, self._origin = table(run, mixture.content)
 
     def given_way(self, step: int) -> int:
         """Current samples that gave way before `step`: none where the mixture comes on top of the batch."""
-        return self._mixture.taken(step, self._size)[0] if self._mixture.kind == "compute_equivalent" else 0
+        return self._mixture.total(step, self._size) if self._mixture.kind == "compute_equivalent" else 0
 
     def at(self, step: int) -> Batch | None:
         first, last = self._mixture.taken(step, self._size)
         if first == last:
             return None
+        ids, origin = self._from_each(step) if self._mixture.trained else self._from_all(first, last)
+        draws = self._run.workload.draws(len(ids), *self._name, step)
+        return self._run.current_batch(torch.from_numpy(ids), torch.from_numpy(origin), draws, current=False)
+
+    def _from_all(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         where = np.arange(first, last) % len(self._ids)
-        draws = self._run.workload.draws(len(where), *self._name, step)
-        return self._run.current_batch(torch.from_numpy(self._ids[where]), torch.from_numpy(self._origin[where]), draws, current=False)
+        return self._ids[where], self._origin[where]
+
+    def _from_each(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        mixture = self._mixture
+        before, after = mixture.used(step, self._size), mixture.used(step + 1, self._size)
+        starts = mixture.starts or (0,) * len(before)
+        pieces = [ids[np.arange(start + a, start + b) % len(ids)] for ids, start, a, b in zip(self._tables, starts, before, after, strict=True) if a < b]
+        origin = np.repeat([e.index for e in mixture.content], np.subtract(after, before))
+        return np.concatenate(pieces), origin
+
+
+def _first_order(run: Run, experience: Experience) -> np.ndarray:
+    """Places in an experience's table in the order in which its first epoch trains on them, when it is trained on alone."""
+    return np.arange(len(experience)) if experience.ordered else generator(run.seed, "order", experience.index, 0).permutation(len(experience))
+
+
+def _trained_on(run: Run, experience: Experience, count: int, order: str) -> np.ndarray:
+    """The ids of the samples of an experience that `count` samples of training reached, in the order of training or shuffled."""
+    ids = run.stream.ids(experience.segments)[_first_order(run, experience)[:count]]
+    return generator(run.seed, "replay order", experience.index).permutation(ids) if order == "shuffled" else ids
 
 
 def _cut(first: int, last: int, length: int) -> list[tuple[int, int]]:

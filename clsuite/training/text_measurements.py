@@ -10,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.language import LanguageNetwork, flops_per_token
 from .image_measurements import rows
-from .text_metrics import Probe, summary
+from .text_metrics import Probe, model_flop_utilisation, summary
 
 if TYPE_CHECKING:
     from ..text import TextStream
     from .run import Run
 
-CHUNK_TOKENS = 8192
-"""Tokens of one forward pass."""
+CHUNK_TOKENS = {"cpu": 2048, "cuda": 8192}
+"""Tokens of one forward pass by device: what stays in a CPU's caches, and what keeps a GPU busy."""
 REGULAR_PROBES = 20
 """Looks at the losses spread evenly over an experience, beside those after 1, 2, 4, ... steps."""
 PROBE_TOKENS = 32_768
@@ -54,7 +55,7 @@ class TextMeasurements:
         run = self.run
         modes = run.set_evaluation_mode()
         found: list[Tensor] = []
-        for part in torch.from_numpy(ids).split(max(1, CHUNK_TOKENS // self.stream.source.context)):
+        for part in torch.from_numpy(ids).split(max(1, CHUNK_TOKENS[run.device.type] // self.stream.source.context)):
             x, y = self.stream.gather(part, "test")
             with run.workload.autocast():
                 logits = run.base.predict(x)
@@ -131,7 +132,15 @@ class TextMeasurements:
         steps = [self.run.plan_of(i).steps for i in range(len(self.stream))]
         result = summary(self.windows, self.probes, learned, len(self.stream), self._bits_per_byte(), steps)
         tokens = self.run.costs["training"].backward_passes * self.stream.source.context
-        return {**result, "tokens_per_second": tokens / seconds if seconds else None}
+        speed = tokens / seconds if seconds else None
+        return {**result, "tokens_per_second": speed, "model_flop_utilisation": self._utilisation(speed)}
+
+    def _utilisation(self, tokens_per_second: float | None) -> float | None:
+        """Of one device; None for a CPU, and for a network whose operations are not known."""
+        network, device = self.run.model, self.run.device
+        if device.type != "cuda" or not isinstance(network, LanguageNetwork):
+            return None
+        return model_flop_utilisation(flops_per_token(network, self.stream.source.context), tokens_per_second, torch.cuda.get_device_name(device))
 
     def document(self) -> dict[str, Any]:
         """The losses of a result."""

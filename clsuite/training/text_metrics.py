@@ -7,6 +7,7 @@ experience i (-1: the initial weights); f[j] is the experience in which corpus j
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,9 +27,17 @@ TEXT_NAMES = (
     "recovery_step",
     "downstream_area",
     "tokens_per_second",
+    "model_flop_utilisation",
 )
 """Metrics every result over text has (null where a stream does not define one)."""
-HIGHER = ("tokens_per_second",)
+REFERRED = ("bump_over_hold", "bump_over_hold_downstream", "recovery_over_hold", "gap_closed")
+"""Metrics of a grid that compare a cell with another one (`experiment.references`)."""
+HIGHER = ("gap_closed", "tokens_per_second", "model_flop_utilisation")
+
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense bfloat16 operations a second of a whole device, from memory: the SXM forms of H100 and H200, every form of A100."""
+_OTHER_FORMS = re.compile(r"\bMIG\b|\b(?:H100|H200)\b.*\b(?:PCIe|NVL)\b", re.IGNORECASE)
+"""Devices that share a name with one of `PEAKS` but not its peak."""
 
 Probe = tuple[int, int, list[float], list[float], list[float]]
 """Experience, step in it, losses by corpus, those of the same windows at the border before, and the standard error of the change."""
@@ -81,6 +90,18 @@ def downstream_area(probes: Sequence[Probe], f: np.ndarray, steps: Sequence[int]
         return None
     x, y = np.array(curve).T
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / (x[-1] - x[0]))
+
+
+def peak_of(device: str) -> float | None:
+    """Dense bfloat16 operations a second of a device, by the name its driver gives; None where that is unknown, as for every CPU."""
+    found = None if _OTHER_FORMS.search(device) else re.search(rf"\b(?:{'|'.join(PEAKS)})\b", device)
+    return PEAKS[found[0]] if found else None
+
+
+def model_flop_utilisation(flops_per_token: float, tokens_per_second: float | None, device: str) -> float | None:
+    """Share of a device's bfloat16 peak that training used, whatever the precision it ran in: operations the model needs, a second, over the peak."""
+    peak = peak_of(device)
+    return None if peak is None or tokens_per_second is None else flops_per_token * tokens_per_second / peak
 
 
 def summary(

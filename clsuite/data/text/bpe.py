@@ -24,14 +24,14 @@ def trained(vocabulary: int, corpus: str | None, part: str, data_root: str | Non
     """
     if isinstance(vocabulary, bool) or not isinstance(vocabulary, int) or vocabulary < SMALLEST:
         raise UsageError(
-            f"vocabulary = {vocabulary!r} is too small for tokenizer = 'bpe': expected an integer of at least {SMALLEST}, 256 bytes and the end of text"
+            f"vocabulary = {vocabulary!r} is too small for tokenizer 'bpe': expected an integer of at least {SMALLEST}, 256 bytes and the end of text"
         )
     if corpus is None:
-        raise UsageError("tokenizer = 'bpe' needs a corpus to be trained on (trained_on)")
+        raise UsageError("tokenizer 'bpe' needs a corpus to be trained on (trained_on)")
     split = split_of(part)
     text = open_text(corpus, data_root)
     if text.tokenised:
-        raise UsageError(f"tokenizer = 'bpe' cannot be trained on corpus = '{corpus}', which is tokens already; give the tokenizer that made it")
+        raise UsageError(f"tokenizer 'bpe' cannot be trained on corpus '{corpus}', which is tokens already; give the tokenizer that made it")
     library = tokenizers_library()
 
     def documents() -> Iterator[str]:

@@ -22,7 +22,7 @@ def reference_files() -> list[Path]:
     except ImportError:
         spec = None
     if spec is None or not spec.origin:
-        raise UsageError("corpus = 'python_reference': this Python does not carry pydoc_data.topics; choose another corpus, for example 'python_library'")
+        raise UsageError("corpus 'python_reference': this Python does not carry pydoc_data.topics; choose another corpus, for example 'python_library'")
     return [Path(spec.origin)]
 
 

@@ -27,7 +27,7 @@ def fetched(name: str, configuration: str | None, field: str) -> Path:
 
     Raises `UsageError` without the package `datasets` or the field, `MissingData` when the hub cannot be reached.
     """
-    corpus = f"corpus = 'hf:{name}{f':{configuration}' if configuration else ''}'"
+    corpus = f"corpus 'hf:{name}{f':{configuration}' if configuration else ''}'"
     key = hashlib.sha256(json.dumps([name, configuration, field, _MOST_BYTES]).encode()).hexdigest()[:12]
     target = cache_root() / "hub" / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}-{key}.jsonl"
     if target.is_file():
@@ -70,8 +70,8 @@ def tokenizer_file(name: str) -> Path:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise UsageError(f"tokenizer = 'hf:{name}' needs the package 'huggingface_hub': pip install huggingface_hub, or {instead}") from error
+        raise UsageError(f"tokenizer 'hf:{name}' needs the package 'huggingface_hub': pip install huggingface_hub, or {instead}") from error
     try:
         return Path(huggingface_hub.hf_hub_download(name, "tokenizer.json", local_files_only=_offline()))
     except Exception as error:  # network, an unknown or gated name: the line says what to do instead
-        raise MissingData(f"tokenizer = 'hf:{name}' cannot be fetched: {one_line(error)}; {instead}") from error
+        raise MissingData(f"tokenizer 'hf:{name}' cannot be fetched: {one_line(error)}; {instead}") from error

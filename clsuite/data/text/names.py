@@ -66,13 +66,13 @@ class Text:
     def documents(self, ids: Ids | None = None) -> Iterator[tuple[Document, bytes]]:
         """Documents with their SHA-256, in the text's order. Raises `UsageError` when there is none."""
         if self.tokenised and ids is None:
-            raise UsageError(f"corpus = '{self.name}' is tokens already: it needs the tokenizer that made it")
+            raise UsageError(f"corpus '{self.name}' is tokens already: it needs the tokenizer that made it")
         empty = True
         for found in unique(self.pieces(ids), self.shard):
             empty = False
             yield found
         if empty:
-            raise UsageError(f"corpus = '{self.name}' is empty: it holds no text{' in this shard' if self.shard[1] > 1 else ''}")
+            raise UsageError(f"corpus '{self.name}' is empty: it holds no text{' in this shard' if self.shard[1] > 1 else ''}")
 
     def cache_key(self, ids: Ids | None = None) -> str:
         """What the documents depend on."""
@@ -107,7 +107,7 @@ def _without_shard(name: str) -> tuple[str, int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     k, n = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 <= k < n <= 1000:
-        raise UsageError(f"corpus = '{name}': shard '{shard}' is out of range: expected k/n with k = 0..n-1 and n at most 1000, for example #0/2")
+        raise UsageError(f"corpus '{name}': shard '{shard}' is out of range: expected k/n with k = 0..n-1 and n at most 1000, for example #0/2")
     return whole, k, n
 
 
@@ -148,7 +148,7 @@ def _named(name: str, data_root: str | None) -> Text:
         for file in folder.glob(f"*{tail}")
         if not file.name.startswith(("LICENSE", "README", "."))
     }
-    raise unknown("corpus", name, [*there, *_EMBEDDED, *_FORMS])
+    raise unknown("corpus", name, [*there.union(TITLES), *_FORMS])
 
 
 def _with_field(rest: str) -> tuple[str, str | None]:
@@ -161,13 +161,13 @@ def _from_path(name: str, path: Path, field: str | None) -> Text:
         known = TEXT_ENDINGS | TOKEN_ENDINGS | {".jsonl", ".parquet"}
         files = sorted(file for file in path.iterdir() if file.is_file() and ending(file) in known and not file.name.startswith("."))
         if not files:
-            raise UsageError(f"corpus = '{name}': {path} holds no file to read (valid endings: {', '.join(sorted(known))})")
+            raise UsageError(f"corpus '{name}': {path} holds no file to read (valid endings: {', '.join(sorted(known))})")
     elif path.is_file():
         files = [path]
     else:
-        raise MissingData(f"corpus = '{name}': {path} is no file and no folder")
+        raise MissingData(f"corpus '{name}': {path} is no file and no folder")
     if field is not None and not any(map(is_rows, files)):
-        raise UsageError(f"corpus = '{name}': field '{field}' is for .jsonl and .parquet files, {files[0]} is neither")
+        raise UsageError(f"corpus '{name}': field '{field}' is for .jsonl and .parquet files, {files[0]} is neither")
     rule = ROWS if all(map(is_rows, files)) else BLOCKS if path.is_dir() else KNOWN_RULES.get(path.name.partition(".")[0], BLOCKS)
     return _from_files(name, files, rule, field or "text")
 
@@ -177,7 +177,7 @@ def _from_files(name: str, files: list[Path], rule: Rule, field: str = "text") -
     tokens = [file for file in files if file.suffix.lower() in TOKEN_ENDINGS]
     if tokens and len(tokens) < len(files):
         other = next(file for file in files if file not in tokens)
-        raise UsageError(f"corpus = '{name}' mixes tokens ({tokens[0].name}) and text ({other.name}): expected one or the other")
+        raise UsageError(f"corpus '{name}' mixes tokens ({tokens[0].name}) and text ({other.name}): expected one or the other")
     if tokens:
         return Text(name, title, key, lambda ids: token_documents(tokens, ids.size, ids.end_of_text) if ids else iter(()), tokenised=True)
 
@@ -195,7 +195,7 @@ def _from_hub(name: str, rest: str) -> Text:
     path, field = _with_field(rest)
     repository, _, configuration = path.partition(":")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):
-        raise UsageError(f"corpus = '{name}' is no data set of the hub: expected hf:NAME, hf:OWNER/NAME or hf:NAME:CONFIGURATION")
+        raise UsageError(f"corpus '{name}' is no data set of the hub: expected hf:NAME, hf:OWNER/NAME or hf:NAME:CONFIGURATION")
     return _from_files(name, [fetched(repository, configuration or None, field or "text")], ROWS, field or "text")
 
 
@@ -203,7 +203,7 @@ def _synthetic(name: str, rest: str) -> Text:
     match = re.fullmatch(r"(\d{1,9})(?::(\d*\.?\d+))?", rest)
     changed = float(match[2] or 0) if match else -1.0
     if match is None or not 0 <= changed <= 1:
-        raise UsageError(f"corpus = '{name}' is no synthetic source: expected synthetic:SEED or synthetic:SEED:CHANGED with CHANGED in 0..1")
+        raise UsageError(f"corpus '{name}' is no synthetic source: expected synthetic:SEED or synthetic:SEED:CHANGED with CHANGED in 0..1")
     seed = int(match[1])
     key = f"synthetic {synthetic.REVISION} {seed} {changed!r}"
     pieces = functools.partial(synthetic.documents, seed, changed)

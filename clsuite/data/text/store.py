@@ -121,7 +121,7 @@ def _pass(text: Text, tokenizer: Tokenizer, split: str, dtype: np.dtype, sinks: 
     for name, found in parts.items():
         if not found.tokens:
             raise UsageError(
-                f"corpus = '{text.name}' is too small: its part '{name}' would be empty, as it has only {count} document{'s' * (count > 1)}; give a longer text"
+                f"corpus '{text.name}' is too small: its part '{name}' would be empty, as it has only {count} document{'s' * (count > 1)}; give a longer text"
             )
     return parts, identity.hexdigest()
 

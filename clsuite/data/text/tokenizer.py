@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError, unknown
+from ...errors import MissingData, UsageError, unknown
 from ..layouts import readable
 from ..places import one_line
 
@@ -83,7 +83,7 @@ class FileTokenizer(Tokenizer):
         try:
             self._tokenizer = library.Tokenizer.from_str(content)
         except Exception as error:  # the library raises Exception itself
-            raise UsageError(f"tokenizer = '{name}' is damaged or no tokenizer.json: {one_line(error)}") from error
+            raise UsageError(f"tokenizer '{name}' is damaged or no tokenizer.json: {one_line(error)}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -99,7 +99,7 @@ class FileTokenizer(Tokenizer):
         self.byte_lengths = self._lengths(vocabulary, set(library.pre_tokenizers.ByteLevel.alphabet()))
         ids = self.encode([_PROBE])[0]
         if self.decode(ids) != _PROBE or int(self.byte_lengths[ids].sum()) != len(_PROBE.encode()):
-            raise UsageError(f"tokenizer = '{name}' does not give a sample text back byte for byte: expected a byte-level tokenizer, such as GPT-2's")
+            raise UsageError(f"tokenizer '{name}' does not give a sample text back byte for byte: expected a byte-level tokenizer, such as GPT-2's")
 
     def _lengths(self, vocabulary: dict[str, int], alphabet: set[str]) -> np.ndarray:
         """A byte-level token has one character of the alphabet a byte; an added token is its own text, a special one nothing."""
@@ -111,7 +111,7 @@ class FileTokenizer(Tokenizer):
             elif i != self.end_of_text:
                 if not alphabet.issuperset(text):
                     raise UsageError(
-                        f"tokenizer = '{self.name}' has the token {text!r}, which is no byte-level token: expected a byte-level tokenizer, such as GPT-2's"
+                        f"tokenizer '{self.name}' has the token {text!r}, which is no byte-level token: expected a byte-level tokenizer, such as GPT-2's"
                     )
                 lengths[i] = len(text)
         return lengths
@@ -149,6 +149,8 @@ def load_tokenizer(name: str, vocabulary: int = 4096, trained_on: str | None = N
     if name.startswith("file:"):
         path = Path(name.removeprefix("file:")).expanduser()
         path = path / "tokenizer.json" if path.is_dir() else path
+        if not path.is_file():
+            raise MissingData(f"tokenizer '{name}': {path.absolute()} is no file; expected a tokenizer.json, or a folder that holds one")
         with readable(path):
             return FileTokenizer(name, path.read_text(encoding="utf-8"))
     if name.startswith("hf:"):
