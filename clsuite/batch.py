@@ -6,6 +6,7 @@ pixel, so a strategy that replays gathers, augments and runs its network once ov
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,26 @@ class Batch:
         if pieces == self._pieces or not pieces:
             return self if pieces else Batch(self._view, self._ids[:0], 0)
         return pieces[0] if len(pieces) == 1 else Batch._joined(pieces)
+
+    def split(self, count: int) -> list[Batch]:
+        """The batch in `count` parts of consecutive samples, as equal as can be; fewer where there are fewer samples."""
+        count = min(count, len(self))
+        bounds = [len(self) * k // count for k in range(count + 1)]
+        return [self._range(a, b) for a, b in itertools.pairwise(bounds)]
+
+    def _range(self, first: int, last: int) -> Batch:
+        if not self._joined_from:
+            origin = self._experience if isinstance(self._experience, int) else self._experience[first:last]
+            draws = None if self._draws is None else self._draws[first:last]
+            columns = {name: values[first:last] for name, values in self.columns.items()}
+            return Batch(self._view, self._ids[first:last], origin, self._current, draws, columns)
+        found, start = [], 0
+        for piece in self._joined_from:
+            a, b = max(first - start, 0), min(last - start, len(piece))
+            if a < b:
+                found.append(piece._range(a, b))
+            start += len(piece)
+        return found[0] if len(found) == 1 else Batch._joined(tuple(found))
 
     def _look(self) -> tuple[Any, Any]:
         if self._seen is None:

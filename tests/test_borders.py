@@ -132,7 +132,7 @@ def test_the_rate_in_the_optimizer_is_the_timeline_s_at_every_step_of_every_reci
 def test_a_recipe_is_its_settings_and_what_is_given_beside_it_counts_more():
     assert resolve(recipe("ibrahim2024")).spec == resolve(tiny(training=PRESETS["ibrahim2024"])).spec
     assert resolve(recipe("wsd", border_optimizer="reset")).training.border_optimizer == "reset"
-    with pytest.raises(UsageError, match="training.border: .*ibrahim2024"):
+    with pytest.raises(UsageError, match=r"training\.border: .*ibrahim2024"):
         resolve(recipe("ibrahim"))
 
 

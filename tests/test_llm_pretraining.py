@@ -182,3 +182,30 @@ def _no_checkpoints():
     from clsuite.training.checkpoint import Checkpoints
 
     return Checkpoints(None, "", {}, math.inf)
+
+
+def test_a_batch_in_parts_gives_the_step_of_the_whole_batch():
+    llama = {**tiny(), "model": LLAMA}
+    whole = make_run(resolve(llama), torch.device("cpu"))
+    parts = make_run(resolve({**llama, "training": {**TINY["training"], "accumulation": 3}}), torch.device("cpu"))
+    losses = [[], []]
+    for run, seen in zip((whole, parts), losses, strict=True):
+        loop = Loop(run, _no_checkpoints(), report=lambda r, seen=seen: seen.append(r["loss"]) if r["event"] == "loss" else None)
+        loop.execute()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for ours, theirs in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert parts.cost == whole.cost
+
+
+def test_a_stop_between_the_parts_of_a_batch_waits_for_its_step(tmp_path):
+    raw = tiny(training={"accumulation": 2})
+    whole = run_cell(resolve(raw), Options(tmp_path / "whole"))
+
+    def stop(run):
+        run.stop_requested = run.step == 7
+
+    with pytest.raises(Interrupted):
+        run_cell(resolve(raw), Options(tmp_path / "cut", on_step=stop))
+    again = run_cell(resolve(raw), Options(tmp_path / "cut"))
+    assert again["weights_sha256"] == whole["weights_sha256"] and again["loss_curve"] == whole["loss_curve"]

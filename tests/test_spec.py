@@ -217,6 +217,7 @@ OTHER = {
         "epsilon": 1e-6,
         "border_start_from": "pre_decay",
         "border_rewarm": 5,
+        "accumulation": 2,
         "border_peak_scale": 0.5,
         "decayed": "matrices",
         "compile": True,

@@ -251,6 +251,8 @@ def check_world(cell: Cell, stream: Any) -> None:
                 raise UsageError(f"training.{name} = {value!r} is not possible for text: {why} (valid: {valid})")
         if cell.evaluation.mask != "none":
             raise UsageError(f"evaluation.mask = {cell.evaluation.mask!r} is not possible for text: it applies to images (valid: 'none')")
+    elif training.accumulation > 1:
+        raise UsageError(f"training.accumulation = {training.accumulation} applies to text models (valid for images: 1)")
     elif training.precision == "bfloat16":
         raise UsageError("training.precision = 'bfloat16' applies to text models (valid for images: float32, float64)")
 

@@ -184,7 +184,7 @@ class Loop:
         run.workload.note_labels(batch.ids)
         for hook in run._hooks["before_step"]:
             hook(batch)
-        loss = run.base.training_step(batch)
+        loss = run.train_on(batch)
         if loss is not None:
             self.losses.add(loss)
         if run.memories and (run.insert == "always" or (run.insert == "first_epoch" and first_epoch)):

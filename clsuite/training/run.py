@@ -6,7 +6,7 @@ import copy
 import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,17 @@ from .progress import Cost, Progress
 from .settings import Training
 from .workload import Workload
 
+
+@dataclass(frozen=True)
+class Portion:
+    """The part of a batch that gradients are being gathered from: its share of the samples, whether it is the first, whether the last."""
+
+    share: float = 1.0
+    first: bool = True
+    last: bool = True
+
+
+WHOLE = Portion()
 OWN_LOSSES = 100
 """Losses of parts' own loops that are looked at together; the device is not waited for in between."""
 
@@ -67,6 +78,7 @@ class Run:
         self.stop_requested = False
         self.optimizer: torch.optim.Optimizer | None = None
         self._pending_backward = 0
+        self._portion = WHOLE
         self._own_losses: list[Tensor] = []
         self.parameter_ids = {id(p) for p in model.parameters()}
         self._initial = {name: t.detach().clone() for name, t in model.state_dict().items()}
@@ -200,19 +212,41 @@ class Run:
         """Mean squared difference over batch and outputs."""
         return F.mse_loss(a, b)
 
+    def train_on(self, batch: Batch) -> Tensor | None:
+        """One step of the base on a batch, in as many parts as `training.accumulation` says; its loss."""
+        count = self.training.accumulation
+        if count == 1:
+            return self.base.training_step(batch)
+        total: Tensor | None = None
+        parts = batch.split(count)
+        for k, part in enumerate(parts):
+            self._portion = Portion(len(part) / len(batch), k == 0, k == len(parts) - 1)
+            loss = self.base.training_step(part)
+            if loss is not None:
+                weighted = loss.detach() * self._portion.share
+                total = weighted if total is None else total + weighted
+        self._portion = WHOLE
+        return total
+
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """One gradient step; see `Part.update`."""
+        """One gradient step, or a portion of its gradients; see `Part.update`."""
         own = optimizer is not None
         target = optimizer or self.optimizer
+        portion = WHOLE if own else self._portion
         assert target is not None, "update needs an optimizer: it is made when an experience begins"
-        if not own:
+        if portion.share != 1.0:
+            loss = loss * portion.share
+        if not own and portion.last:
             for penalty in self._hooks["penalty"]:
                 extra = penalty()
                 loss = loss if extra is None else loss + extra
-        target.zero_grad(set_to_none=True)
+        if portion.first:
+            target.zero_grad(set_to_none=True)
         loss.backward()
         self.cost.backward_passes += self._pending_backward
         self._pending_backward = 0
+        if not portion.last:
+            return
         if not own:
             for hook in self._hooks["on_gradients"]:
                 hook()

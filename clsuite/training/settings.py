@@ -49,6 +49,7 @@ class Training(Configurable):
     probe_every: int | None = setting(None, ge=1, help="steps between looks at the current test set, for steps_to_90 (null: none)")
     threads: int = setting(1, ge=1, help="numbers differ between thread counts, so this is part of a cell")
     precision: Literal["float32", "float64", "bfloat16"] = setting("float32", help="bfloat16: forward passes of text models; weights stay float32")
+    accumulation: int = setting(1, ge=1, since=2, help="parts that a batch of text goes through the network in, for batches that memory cannot hold")
     compile: bool = setting(False, since=2, help="compile the network (torch.compile)")
 
     @classmethod
