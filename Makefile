@@ -21,6 +21,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST) -m unit -n 2
 	$(PYTEST) -m kill -n 2
+	$(PYTEST) -m processes
 	$(PYTEST) -m install
 	$(PYTEST) -m "avalanche and not data"
 

@@ -12,16 +12,19 @@ from ..errors import UsageError
 from ..randomness import torch_seed
 from ..stream import Stream
 from ..training.images import ImageWorkload
+from ..training.processes import Processes, check, spread
 from ..training.run import Run
 from ..training.text import TextWorkload
 from ..training.workload import Workload
 from .spec import Cell, check_pairing, check_world
 
 
-def make_run(cell: Cell, device: torch.device) -> Run:
+def make_run(cell: Cell, device: torch.device, processes: Processes | None = None) -> Run:
     """Stream, model and parts of a cell, put together and checked against each other."""
     stream = cell.scenario.stream(cell.spec["phase"], cell.seed)
+    processes = processes or Processes()
     check_world(cell, stream)
+    check(processes, stream.world, cell.training.sharding, cell.parts)
     with _fixed_random_state(torch_seed(cell.seed, "initial_weights")):
         network = cell.model.build(stream.source.shape, stream.classes, cell.data_root)
     check_pairing(cell, stream, network, cell.model.pretrained)
@@ -31,7 +34,7 @@ def make_run(cell: Cell, device: torch.device) -> Run:
     network = network.to(device=device, dtype=torch.float64 if cell.training.precision == "float64" else torch.float32)
     run = Run(
         stream,
-        network,
+        spread(network, cell.training.sharding, processes),
         cell.parts,
         cell.training,
         cell.schedule,
@@ -42,6 +45,7 @@ def make_run(cell: Cell, device: torch.device) -> Run:
         evaluation_mask=cell.evaluation.mask,
         memory_settings=memory_settings(cell),
         probe_tokens=getattr(cell.scenario, "probe_tokens", None),
+        processes=processes,
     )
     run.check_schedule()
     return run

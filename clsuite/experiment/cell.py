@@ -23,6 +23,7 @@ import torch
 from ..errors import Diverged, ResultWarning, UsageError
 from ..training.checkpoint import Checkpoints, writable
 from ..training.loop import Loop, Start
+from ..training.processes import Processes
 from ..training.run import Run
 from .assembly import device_of, make_run
 from .folder import Log, cell_folder, finished, publish, seconds_of, stored, unmake, writing
@@ -48,6 +49,7 @@ class Options:
     on_step: Callable[[Run], None] | None = None
     on_event: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
     start_from: tuple[Cell, Sequence[int]] | None = None
+    processes: Processes = field(default_factory=Processes)
 
 
 def run_cell(cell: Cell, options: Options | None = None) -> dict[str, Any]:
@@ -71,18 +73,22 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
         writable(options.out)
     device = device_of(cell.spec["device"])
     forget_peak_memory(device)
-    run = make_run(cell, device)
+    run = make_run(cell, device, options.processes)
     machine = platform_of(device, cell.training.threads)
+    if not options.processes.alone:
+        machine["processes"] = options.processes.count
     checkpoints = _checkpoints(cell, name, folder, machine, options.checkpoint_seconds)
     made = [] if folder is None else [p for p in (folder, *folder.parents) if not p.exists()]
-    if folder is not None:
+    leads = options.processes.leads
+    if folder is not None and leads:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if options.rerun:
                 checkpoints.clear()
             (folder / "spec.json").write_text(json.dumps(cell.spec, indent=1))
+    options.processes.wait()
     log = Log(None if folder is None else folder / "metrics.jsonl")
-    listeners: list[Callable[[dict[str, Any]], None]] = [log, *options.on_event]
+    listeners: list[Callable[[dict[str, Any]], None]] = [log, *options.on_event] if leads else []
 
     def report(record: dict[str, Any]) -> None:
         for listener in listeners:
@@ -107,10 +113,11 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
         result["until"] = cell.until
     if start is not None and loop.started:
         result["start_from"] = start.facts
-    if folder is not None:
+    if folder is not None and leads:
         publish(folder, result, options.rerun)
         if cell.until is None or status != "ok":
             checkpoints.clear()
+    options.processes.wait()
     return result
 
 

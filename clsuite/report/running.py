@@ -13,19 +13,29 @@ from ..experiment.cell import Options, run_cell
 from ..experiment.folder import cell_folder
 from ..experiment.overrides import parse_overrides
 from ..experiment.spec import COMPONENTS, resolve
+from ..training.processes import Processes, joined
 from .faults import summary
 from .progress import Progress
 from .text import emit, show_run
 
 
 def run_command(items: list[str], as_json: bool, out: Path, data_root: str | None, rerun: bool, checkpoint_seconds: float) -> int:
-    """Run a cell and print it; the exit code."""
+    """Run a cell and print it; the exit code. Of several processes that train it together (torchrun) the first one alone speaks."""
+    with joined() as processes:
+        return _run(items, as_json, out, data_root, rerun, checkpoint_seconds, processes)
+
+
+def _run(items: list[str], as_json: bool, out: Path, data_root: str | None, rerun: bool, checkpoint_seconds: float, processes: Processes) -> int:
     progress = Progress()
-    options = Options(out, checkpoint_seconds, rerun, progress.on_start, progress.on_step)
+    options = Options(out, checkpoint_seconds, rerun, processes=processes)
+    if processes.leads:
+        options.on_start, options.on_step = progress.on_start, progress.on_step
     try:
         with contextlib.redirect_stdout(sys.stderr):  # whatever a plug-in prints: standard output carries the result alone
             result = run_cell(resolve(parse_overrides(items, COMPONENTS), data_root), options)
-    except (UsageError, Interrupted):
+    except (UsageError, Interrupted) as error:
+        if not processes.leads:
+            return 75 if isinstance(error, Interrupted) else 2
         raise
     except Exception as error:
         if as_json and not isinstance(error, OSError):
@@ -33,6 +43,8 @@ def run_command(items: list[str], as_json: bool, out: Path, data_root: str | Non
         raise
     finally:
         progress.close()
+    if not processes.leads:
+        return 0 if result["status"] == "ok" else 1
     if as_json:
         emit(result)
     else:

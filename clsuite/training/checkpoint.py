@@ -70,15 +70,16 @@ class Checkpoints:
         since = time.monotonic() - self._last
         return self.folder is not None and since >= (min(self.seconds, 20 * self._cost) if border else self.seconds)
 
-    def save(self, state: Any, tensors: dict[str, Any]) -> None:
-        """Write a checkpoint and drop all but the newest two."""
+    def save(self, state: Any, tensors: dict[str, Any], write: bool = True) -> None:
+        """Write a checkpoint and drop all but the newest two; without `write`, another process does and this one only notes the time."""
         if self.folder is None:
             return
         from safetensors import SafetensorError
 
         started = time.monotonic()
         try:
-            self._save(state, tensors)
+            if write:
+                self._save(state, tensors)
         except (OSError, SafetensorError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UsageError(f"--out: a checkpoint could not be written to '{self.folder}': {reason}") from error

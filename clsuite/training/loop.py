@@ -62,7 +62,7 @@ class Loop:
         self.run, self.checkpoints, self.start = run, checkpoints, start
         self.started = False
         self.measurements = MEASUREMENTS[run.stream.world](run)
-        self.losses = Losses(run.workload.logging_interval)
+        self.losses = Losses(run.workload.logging_interval, run.processes.sum)
         self._listener = report or (lambda record: None)
         self.reported = 0
         self._on_step = on_step or (lambda run: None)
@@ -117,12 +117,21 @@ class Loop:
         return (self.run.timeline.branch_from(position.experience) or 0) if position.stage in ("branch", "main") else 0
 
     def _border(self) -> None:
-        if self.run.stop_requested or self.checkpoints.due(border=True):
+        if self._asked(border=True):
             self.save()
         self._leave_if_asked()
 
+    def _asked(self, step: int = 0, border: bool = False) -> bool:
+        """Whether a checkpoint is to be written now, to leave or because it is due; several processes agree on it, and do so now and then."""
+        run = self.run
+        if not run.processes.alone and step % self.losses.every:
+            return False
+        run.stop_requested, due = run.processes.any(run.stop_requested, self.checkpoints.due(border))
+        return run.stop_requested or due
+
     def _leave_if_asked(self) -> None:
         if self.run.stop_requested:
+            self.run.processes.wait()  # for the checkpoint
             raise Interrupted
 
     def _begin(self) -> None:
@@ -166,7 +175,7 @@ class Loop:
             if not run.on_branch:
                 started += self._probe(plan)
             self._on_step(run)
-            if run.stop_requested or self.checkpoints.due():
+            if self._asked(position.step):
                 self.seconds[charged_to] += time.monotonic() - started
                 self.save()
                 self._leave_if_asked()
@@ -279,7 +288,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint of this moment."""
         if self.checkpoints.folder is not None:
-            self.checkpoints.save(*self._encode())
+            self.checkpoints.save(*self._encode(), write=self.run.processes.leads)
 
     def _resume(self) -> bool:
         run = self.run

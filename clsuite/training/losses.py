@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ class Losses:
     Diverged: a non-finite loss, or more than ten times the first loss for 100 steps in a row.
     """
 
-    def __init__(self, interval: int) -> None:
+    def __init__(self, interval: int, total: Callable[[Tensor], Tensor] = lambda values: values) -> None:
         self.every = interval
+        self._total = total  # over processes, each of which adds its share of a step's loss
         self.first: float | None = None
         self.high = 0
         self.count = 0
@@ -31,7 +33,7 @@ class Losses:
     def gather(self) -> None:
         """Move what is pending from the device into `interval`."""
         if self._pending:
-            self.interval += torch.stack(self._pending).double().tolist()
+            self.interval += self._total(torch.stack(self._pending).double()).tolist()
             self._pending = []
 
     def full(self) -> bool:

@@ -25,6 +25,7 @@ from ..strategy import ParameterGroup, Part, Strategy
 from ..stream import Stream
 from .borders import Timeline
 from .optimizers import build
+from .processes import Processes, whole
 from .progress import Cost, Progress
 from .settings import Training
 from .workload import Workload
@@ -61,7 +62,9 @@ class Run:
         evaluation_mask: str = "none",
         memory_settings: dict[str, Any] | None = None,
         probe_tokens: int | None = None,
+        processes: Processes | None = None,
     ):
+        self.processes = processes or Processes()
         self.stream, self.model, self.parts, self.training, self.schedule = stream, model, parts, training, schedule
         self.probe_tokens = probe_tokens
         self.seed, self.device, self.pretrained, self.evaluation_mask = seed, device, pretrained, evaluation_mask
@@ -213,19 +216,24 @@ class Run:
         return F.mse_loss(a, b)
 
     def train_on(self, batch: Batch) -> Tensor | None:
-        """One step of the base on a batch, in as many parts as `training.accumulation` says; its loss."""
-        count = self.training.accumulation
-        if count == 1:
+        """One step of the base on a batch, in as many parts as `training.accumulation` says; its loss, of this process' part."""
+        team, count = self.processes, self.training.accumulation
+        if count == 1 and team.alone:
             return self.base.training_step(batch)
+        own, share = team.own(batch)
+        parts, before = own.split(count), (self.cost.forward_passes, self.cost.backward_passes)
         total: Tensor | None = None
-        parts = batch.split(count)
         for k, part in enumerate(parts):
-            self._portion = Portion(len(part) / len(batch), k == 0, k == len(parts) - 1)
+            portion = len(part) / len(own) * share
+            self._portion = Portion(portion * team.count, k == 0, k == len(parts) - 1)  # processes average their gradients
+            if not team.alone:
+                self.model.set_requires_gradient_sync(self._portion.last)  # type: ignore[operator]
             loss = self.base.training_step(part)
             if loss is not None:
-                weighted = loss.detach() * self._portion.share
-                total = weighted if total is None else total + weighted
+                total = loss.detach() * portion + (0.0 if total is None else total)
         self._portion = WHOLE
+        for name, passes in zip(("forward_passes", "backward_passes"), before, strict=True):  # those of all processes
+            setattr(self.cost, name, passes + (getattr(self.cost, name) - passes) * len(batch) // len(own))
         return total
 
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -383,7 +391,7 @@ class Run:
         h = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             h.update(name.encode())
-            h.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            h.update(whole(tensor.detach()).cpu().contiguous().numpy().tobytes())
         return h.hexdigest()
 
     # -- randomness, leaving ------------------------------------------------------------------------------------
@@ -410,7 +418,7 @@ class Run:
     def interruptible(self, count: int) -> Iterator[int]:
         """0..count-1, leaving between two when asked to; the hook then runs again from the checkpoint before it."""
         for k in range(count):
-            if self.stop_requested:
+            if self.stop_requested and self.processes.alone:  # several leave together, between two hooks
                 raise Interrupted
             yield k
 

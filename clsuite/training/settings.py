@@ -50,6 +50,9 @@ class Training(Configurable):
     threads: int = setting(1, ge=1, help="numbers differ between thread counts, so this is part of a cell")
     precision: Literal["float32", "float64", "bfloat16"] = setting("float32", help="bfloat16: forward passes of text models; weights stay float32")
     accumulation: int = setting(1, ge=1, since=2, help="parts that a batch of text goes through the network in, for batches that memory cannot hold")
+    sharding: Literal["replicate", "shard"] = setting(
+        "replicate", since=2, help="several processes (torchrun): each with all weights (DDP), or with a part of each (FSDP2)"
+    )
     compile: bool = setting(False, since=2, help="compile the network (torch.compile)")
 
     @classmethod

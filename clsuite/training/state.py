@@ -20,6 +20,7 @@ import torch
 from ..errors import UsageError
 from ..memory import Memory
 from ..stream import Experience
+from .processes import put, whole
 
 if TYPE_CHECKING:
     from .run import Run
@@ -41,7 +42,7 @@ class Encoder:
             name = f"tensor {len(self.tensors)}"
             self._names[id(value)] = name
             self._alive.append(value)
-            self.tensors[name] = value.detach().contiguous().clone()
+            self.tensors[name] = whole(value.detach()).contiguous().clone()
         return self._names[id(value)]
 
     def encode(self, value: Any, where: str) -> Any:
@@ -145,7 +146,7 @@ class Decoder:
         saved = self._tensors[name]
         if isinstance(into, torch.Tensor) and into.shape == saved.shape and into.dtype == saved.dtype and id(into) not in self._run.parameter_ids:
             with torch.no_grad():
-                into.copy_(saved)
+                put(into, saved)
             value = into
         else:
             value = saved.clone().to(self._run.device)
@@ -196,7 +197,7 @@ class Decoder:
             raise UsageError(f"a module made after `setup` ({len(tree['module'])} tensors) is not shaped like the model: make it in setup")
         with torch.no_grad():
             for name, tensor in tree["module"].items():
-                live[name].copy_(self._tensors[tensor])
+                put(live[name], self._tensors[tensor])
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in tree["frozen"])
         for name, child in module.named_modules():
@@ -210,5 +211,5 @@ class Decoder:
         for parameter, kept in into.state.items():
             for name, value in kept.items():
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    kept[name] = torch.empty_like(parameter).copy_(value)  # in the memory format of its parameter
+                    kept[name] = put(torch.empty_like(parameter), value)  # in the memory format of its parameter
         return into

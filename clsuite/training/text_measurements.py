@@ -49,17 +49,18 @@ class TextMeasurements:
         count = min(size, -(-wanted // context))
         return np.arange(count) * size // max(count, 1)
 
-    @torch.inference_mode()
     def losses(self, ids: np.ndarray) -> np.ndarray:
         """Mean loss of every validation window, float64 [len(ids)], in evaluation mode."""
         run = self.run
         modes = run.set_evaluation_mode()
         found: list[Tensor] = []
-        for part in torch.from_numpy(ids).split(max(1, CHUNK_TOKENS[run.device.type] // self.stream.source.context)):
-            x, y = self.stream.gather(part, "test")
-            with run.workload.autocast():
-                logits = run.base.predict(x)
-            found.append(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none").view(len(part), -1).double().mean(1))
+        # what DDP makes at a network's first pass must serve backward passes too, which inference mode would not let it
+        with torch.inference_mode() if run.processes.alone else torch.no_grad():
+            for part in torch.from_numpy(ids).split(max(1, CHUNK_TOKENS[run.device.type] // self.stream.source.context)):
+                x, y = self.stream.gather(part, "test")
+                with run.workload.autocast():
+                    logits = run.base.predict(x)
+                found.append(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none").view(len(part), -1).double().mean(1))
         run.restore_modes(modes)
         return torch.cat(found).cpu().numpy()
 
