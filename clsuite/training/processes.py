@@ -101,7 +101,8 @@ def spread(network: Network, way: Literal["replicate", "shard"], processes: Proc
         return network
     from torch.distributed.fsdp import fully_shard
 
-    for layer in network.body.layers:
+    body: Any = network.body
+    for layer in body.layers:
         fully_shard(layer)
     fully_shard(network, reshard_after_forward=True)  # else `parameters()` are copies after a pass without a backward one
     return network
