@@ -20,10 +20,11 @@ class SlowLearner(Modifier):
     Source: Zhang et al. 2023, arXiv 2303.05118 (SLCA), and its code: backbone 1e-4, head 1e-2. A model without pretrained
     weights learns experience 0 at the full rate (ours). `batch_norm: frozen` keeps running statistics as they came;
     `follow` lets them move. Heads of earlier classes do not move when `training.logit_mask = experience` and there is no
-    weight decay; `keep_old_heads` restores them exactly otherwise too (the source freezes them).
+    weight decay; `keep_old_heads` restores them exactly otherwise too (the source freezes them). In a language model with tied
+    embeddings the head is the embedding, which then learns at the full rate.
     """
 
-    needs = frozenset({"classifier", "borders"})
+    needs = frozenset({"borders"})
 
     backbone_rate: float = setting(1e-4, ge=0, search=[1e-4, 1e-3, 1e-2], help="learning rate of everything but the head")
     batch_norm: Literal["frozen", "follow"] = setting("frozen", help="running statistics of the backbone while it learns slowly")
@@ -45,6 +46,8 @@ class SlowLearner(Modifier):
     def setup(self) -> None:
         if not self.run.pretrained and "incremental" not in self.run.base.offers:
             raise UsageError(f"strategy 'slow_learner' would never learn slowly around '{self.run.base.name}' without pretrained weights (give model.weights)")
+        if self.keep_old_heads and self.run.stream.world == "text":
+            raise UsageError("strategy.slow_learner.keep_old_heads = True is not possible on text: every experience uses every token (valid: False)")
         self.old: list[int] = []
 
     def parameter_groups(self, groups: list[ParameterGroup]) -> list[ParameterGroup]:
