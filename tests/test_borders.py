@@ -211,3 +211,15 @@ def test_lines_that_branch_share_what_lies_before_the_border_too(tmp_path):
 
 def test_cells_that_say_the_same_of_borders_share_nothing_for_it():
     assert shared([resolve(recipe("hold")), resolve({**recipe("hold"), "seed": 1})]) == {}
+
+
+def test_images_have_borders_of_these_kinds_too():
+    raw = {
+        "scenario": {"name": "class_incremental", "dataset": "digits", "experiences": 2},
+        "training": {"epochs": 2, "border": "wsd", "schedule": {"name": "wsd", "decay": 10}},
+    }
+    ours = run_cell(resolve(raw))
+    whole = run_cell(resolve({**raw, "training": {**raw["training"], "border": None, "border_schedule": "extend", "border_optimizer": "keep"}}))
+    assert ours["weights_sha256"] == whole["weights_sha256"]
+    assert ours["matrix"][1] == whole["matrix"][1] and ours["matrix"][0] != whole["matrix"][0]
+    assert ours["cost"]["deployment"]["gradient_steps"] == 10
