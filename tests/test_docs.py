@@ -83,5 +83,5 @@ def test_every_experiment_file_states_a_claim_and_resolves(file: Path) -> None:
     assert experiment.expectations, "an experiment says what it must show"
     assert file.read_text().startswith("# ")
     for cell in experiment.cells:
-        if cell.seed == experiment.cells[0].seed and values["scenario"]["dataset"] == "digits":
+        if cell.seed == experiment.cells[0].seed and values["scenario"].get("dataset") == "digits":
             experiment.resolved(cell, None)

@@ -24,6 +24,7 @@ from . import snapshot
 from .checkpoint import Checkpoints
 from .image_measurements import ImageMeasurements
 from .losses import Losses
+from .portions import train_on
 from .progress import Cost, Position
 from .run import Run
 from .sampling import batches, table
@@ -193,7 +194,7 @@ class Loop:
         run.workload.note_labels(batch.ids)
         for hook in run._hooks["before_step"]:
             hook(batch)
-        loss = run.train_on(batch)
+        loss = train_on(run, batch)
         if loss is not None:
             self.losses.add(loss)
         if run.memories and (run.insert == "always" or (run.insert == "first_epoch" and first_epoch)):

@@ -6,7 +6,7 @@ import copy
 import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -25,22 +25,12 @@ from ..strategy import ParameterGroup, Part, Strategy
 from ..stream import Stream
 from .borders import Timeline
 from .optimizers import build
+from .portions import WHOLE
 from .processes import Processes, whole
 from .progress import Cost, Progress
 from .settings import Training
 from .workload import Workload
 
-
-@dataclass(frozen=True)
-class Portion:
-    """The part of a batch that gradients are being gathered from: its share of the samples, whether it is the first, whether the last."""
-
-    share: float = 1.0
-    first: bool = True
-    last: bool = True
-
-
-WHOLE = Portion()
 OWN_LOSSES = 100
 """Losses of parts' own loops that are looked at together; the device is not waited for in between."""
 
@@ -81,7 +71,7 @@ class Run:
         self.stop_requested = False
         self.optimizer: torch.optim.Optimizer | None = None
         self._pending_backward = 0
-        self._portion = WHOLE
+        self.portion = WHOLE
         self._own_losses: list[Tensor] = []
         self.parameter_ids = {id(p) for p in model.parameters()}
         self._initial = {name: t.detach().clone() for name, t in model.state_dict().items()}
@@ -215,32 +205,11 @@ class Run:
         """Mean squared difference over batch and outputs."""
         return F.mse_loss(a, b)
 
-    def train_on(self, batch: Batch) -> Tensor | None:
-        """One step of the base on a batch, in as many parts as `training.accumulation` says; its loss, of this process' part."""
-        team, count = self.processes, self.training.accumulation
-        if count == 1 and team.alone:
-            return self.base.training_step(batch)
-        own, share = team.own(batch)
-        parts, before = own.split(count), (self.cost.forward_passes, self.cost.backward_passes)
-        total: Tensor | None = None
-        for k, part in enumerate(parts):
-            portion = len(part) / len(own) * share
-            self._portion = Portion(portion * team.count, k == 0, k == len(parts) - 1)  # processes average their gradients
-            if not team.alone:
-                self.model.set_requires_gradient_sync(self._portion.last)  # type: ignore[operator]
-            loss = self.base.training_step(part)
-            if loss is not None:
-                total = loss.detach() * portion + (0.0 if total is None else total)
-        self._portion = WHOLE
-        for name, passes in zip(("forward_passes", "backward_passes"), before, strict=True):  # those of all processes
-            setattr(self.cost, name, passes + (getattr(self.cost, name) - passes) * len(batch) // len(own))
-        return total
-
     def update(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """One gradient step, or a portion of its gradients; see `Part.update`."""
         own = optimizer is not None
         target = optimizer or self.optimizer
-        portion = WHOLE if own else self._portion
+        portion = WHOLE if own else self.portion
         assert target is not None, "update needs an optimizer: it is made when an experience begins"
         if portion.share != 1.0:
             loss = loss * portion.share

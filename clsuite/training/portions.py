@@ -1,0 +1,46 @@
+"""A step in portions: parts of a batch that go through the network one after another, or in several processes, and make one update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..batch import Batch
+    from .run import Run
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What gradients are being gathered from: its share of the batch's mean, whether it is the first of this process, whether the last."""
+
+    share: float = 1.0
+    first: bool = True
+    last: bool = True
+
+
+WHOLE = Portion()
+
+
+def train_on(run: Run, batch: Batch) -> Tensor | None:
+    """One step of the base on a batch, in as many parts as `training.accumulation` says; its loss, of this process' part."""
+    team, count = run.processes, run.training.accumulation
+    if count == 1 and team.alone:
+        return run.base.training_step(batch)
+    own, share = team.own(batch)
+    parts, before = own.split(count), (run.cost.forward_passes, run.cost.backward_passes)
+    total: Tensor | None = None
+    for k, part in enumerate(parts):
+        portion = len(part) / len(own) * share
+        run.portion = Portion(portion * team.count, k == 0, k == len(parts) - 1)  # processes average their gradients
+        if not team.alone:
+            run.model.set_requires_gradient_sync(run.portion.last)  # type: ignore[operator]
+        loss = run.base.training_step(part)
+        if loss is not None:
+            total = loss.detach() * portion + (0.0 if total is None else total)
+    run.portion = WHOLE
+    for name, passes in zip(("forward_passes", "backward_passes"), before, strict=True):  # those of all processes
+        setattr(run.cost, name, passes + (getattr(run.cost, name) - passes) * len(batch) // len(own))
+    return total
