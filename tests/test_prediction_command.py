@@ -119,6 +119,13 @@ def test_another_validation_set_is_another_column(tmp_path):
     assert set(read_curve(folder, {"loss": "losses.d1"}).losses) == {2.0}
 
 
+def test_a_validation_set_of_our_own_log_is_a_place_in_its_list_of_losses(tmp_path):
+    records = [{"event": "losses", "step": n, "losses": [3.0, 2.0], "learning_rate": 0.1} for n in range(1, 30)]
+    deployed = {"event": "experience", "step": 29, "losses": [9.0, 9.0]}
+    folder = write_cell(tmp_path / "cell", [*records, deployed])
+    assert set(read_curve(folder, {"loss": "losses.1"}).losses) == {2.0}
+
+
 def test_rates_between_rows_are_straight_lines_and_lone_changes_are_jumps(tmp_path):
     line = read_curve(write_csv(tmp_path / "a.csv", [(10 * n, 0.1 - 0.001 * n, 3) for n in range(30)]))
     np.testing.assert_allclose(line.rates.values, 0.1 - 0.0001 * np.arange(291))

@@ -218,6 +218,7 @@ OTHER = {
         "border_start_from": "pre_decay",
         "border_rewarm": 5,
         "accumulation": 2,
+        "sharding": "shard",
         "border_peak_scale": 0.5,
         "decayed": "matrices",
         "compile": True,

@@ -56,6 +56,8 @@ def read_rows(path: Path, columns: Mapping[str, str]) -> list[Row]:
     records, own = _records(path)
     if own and "loss" not in columns:  # our own log has other events too, each with numbers of its own
         records = [(line, record) for line, record in records if record.get("event") in (None, "loss")]
+    elif own:  # what is deployed at a border is measured at a step that was looked at already, and may be a branch's
+        records = [(line, record) for line, record in records if record.get("event") not in ("experience", "branch_loss")]
     there = list(dict.fromkeys(key for _, record in records for key in record))
     found = {meaning: _column(path, meaning, columns, there) for meaning in NAMES}
     rows = []
@@ -99,7 +101,8 @@ def _flat(record: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested objects as names joined by dots: {"loss": {"d0": 3}} is `loss.d0`."""
     found: dict[str, Any] = {}
     for key, value in record.items():
-        found.update(_flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value})
+        inner = dict(enumerate(value)) if isinstance(value, list) else value
+        found.update(_flat(inner, f"{before}{key}.") if isinstance(inner, Mapping) else {f"{before}{key}": value})
     return found
 
 

@@ -24,6 +24,7 @@ METRICS = {
     "bump_step": ("lower", "steps after the border at which it is highest"),
     "recovery_step": ("lower", "steps after which that loss is back at its value at the border"),
     "tokens_per_second": ("higher", "tokens trained on in a second"),
+    "model_flop_utilisation": ("higher", "share of the device's peak that the model's own operations come to"),
     "final_accuracy": ("higher", "accuracy on everything learned, after the last experience"),
     "average_incremental_accuracy": ("higher", "mean over experiences of the accuracy on what was learned by then"),
     "final_task_mean_accuracy": ("higher", "mean over evaluation sets after the last experience"),
