@@ -51,7 +51,7 @@ class Part(Configurable):
 
     `needs`: what the stream, model or base must offer, refused in one line otherwise: "memory", "borders", "task_ids",
     "classifier" (a head over classes), "incremental" (a base that steps on the current experience), "several_tasks".
-    `claims`: abilities only one part may have: "rewrites_gradients", "owns_predict", "chooses_samples".
+    `claims`: abilities only one part may have: "rewrites_gradients", "owns_predict", "chooses_samples", "moves_weights", "sets_rates".
     `transient`: names of attributes that are not state.
     """
 

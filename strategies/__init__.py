@@ -1,7 +1,7 @@
 """Built-in strategies and modifiers: one file each, found through this catalogue.
 
 `family` is one of reference, replay, regularisation, architecture, prototype, optimisation, analysis; `kind` is strategy (a
-base, stands first) or modifier. `source` says what was followed; a method without official code is labelled.
+base, stands first) or modifier; `world: text`, it acts on language models only. `source` says what was followed; a method without official code is labelled.
 """
 
 from typing import Any
@@ -23,6 +23,10 @@ CATALOGUE = {
     "refresh": ".refresh:Refresh",
     "slow_learner": ".slow_learner:SlowLearner",
     "alignment": ".alignment:Alignment",
+    "half_fine_tuning": ".half_fine_tuning:HalfFineTuning",
+    "dynamic_ema": ".dynamic_ema:DynamicEMA",
+    "instruction_residual": ".instruction_residual:InstructionResidual",
+    "autolrs": ".autolrs:AutoLRS",
     "sensitivity": ".sensitivity:Sensitivity",
 }
 
@@ -43,6 +47,24 @@ FACTS: dict[str, dict[str, Any]] = {
     "refresh": {"kind": "modifier", "family": "optimisation", "source": "Wang et al. 2024, arXiv 2403.13249"},
     "slow_learner": {"kind": "modifier", "family": "optimisation", "source": "Zhang et al. 2023, arXiv 2303.05118 (SLCA, first stage)"},
     "alignment": {"kind": "modifier", "family": "prototype", "source": "Zhang et al. 2023, arXiv 2303.05118 (SLCA, second stage)"},
+    "half_fine_tuning": {
+        "kind": "modifier",
+        "family": "regularisation",
+        "world": "text",
+        "source": "arXiv 2404.18466; re-implemented from notes on the paper",
+    },
+    "dynamic_ema": {
+        "kind": "modifier",
+        "family": "optimisation",
+        "source": "Large Continual Instruction Assistant; re-implemented from notes on paper and official repository",
+    },
+    "instruction_residual": {
+        "kind": "modifier",
+        "family": "optimisation",
+        "world": "text",
+        "source": "arXiv 2410.10739; re-implemented from the abstract and notes",
+    },
+    "autolrs": {"kind": "modifier", "family": "optimisation", "source": "AutoLRS; arms-length re-implementation from notes on code, README and abstract"},
     "sensitivity": {"kind": "modifier", "family": "analysis", "source": "Zhao et al. 2023, arXiv 2304.04158; re-implemented from the abstract"},
 }
 

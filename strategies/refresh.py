@@ -28,6 +28,7 @@ class Refresh(Modifier):
     """
 
     needs = frozenset({"incremental", "borders"})
+    claims = frozenset({"moves_weights"})
 
     unlearn_step: float = setting(1e-5, ge=0, search=Span(1e-5, 1e-2, log=True), help="size of a step relative to each tensor's norm")
     steps: int = setting(  # type: ignore[assignment]  # the source's word; `Part.steps` goes by `run.interruptible` here
@@ -50,7 +51,7 @@ class Refresh(Modifier):
     def unlearn(self, batch: Batch) -> None:
         """One step along the gradient of the current batch, of relative size `unlearn_step` in every tensor."""
         parameters = list(self.model.parameters())
-        gradients = self.gradients(batch) if self.arm != "noise" else [None] * len(parameters)
+        gradients = self._gradients(batch) if self.arm != "noise" else [None] * len(parameters)
         sign = {"ascent": 1.0, "descent": -1.0, "noise": 0.0}[self.arm]
         total = sum(p.numel() for p in parameters)
         noise = torch.from_numpy(self.generator("noise").standard_normal(total, dtype=np.float32)).to(self.run.device) * self.noise
@@ -60,6 +61,17 @@ class Refresh(Modifier):
                 if g is not None:
                     direction = direction + sign * g * (p.norm() / (g.norm() + 1e-20))
                 p.add_(direction / (1 + self.fisher_weight * F), alpha=self.unlearn_step)
+
+    def _gradients(self, batch: Batch) -> list[torch.Tensor | None]:
+        """Gradients of the mean loss, gathered in as many parts as a step of the base goes through the network in."""
+        parts = batch.split(self.run.training.accumulation)
+        if len(parts) == 1:
+            return self.gradients(batch)
+        total: list[torch.Tensor | None] = [None] * len(list(self.model.parameters()))
+        for part in parts:
+            found = [None if g is None else g * (len(part) / len(batch)) for g in self.gradients(part)]
+            total = [g if t is None else t if g is None else t.add_(g) for t, g in zip(total, found, strict=True)]
+        return total
 
     def after_experience(self, experience: Experience) -> None:
         ids = self.run.stream.ids(experience.segments)
@@ -79,7 +91,9 @@ class Refresh(Modifier):
             pixels, targets = run.stream.gather(parts[k])
             # one sample at a time, as the source: vmap refuses channels-last tensors, and with convolutions it is slower on a CPU
             for x, y in zip(run.workload.inputs(pixels), targets, strict=True):
-                scores = self.model(x[None]).log_softmax(-1)[0]
+                with run.workload.autocast():
+                    scores = self.model(x[None])
+                scores = (scores.float() if scores.dtype == torch.bfloat16 else scores).log_softmax(-1)[0]
                 log_probability = scores[y] if y.ndim == 0 else scores.gather(1, y[:, None]).mean()
                 likelihood = log_probability.detach().exp()
                 for p, g in zip(parameters, torch.autograd.grad(log_probability, parameters, allow_unused=True), strict=True):

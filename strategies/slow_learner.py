@@ -45,7 +45,8 @@ class SlowLearner(Modifier):
 
     def setup(self) -> None:
         if not self.run.pretrained and "incremental" not in self.run.base.offers:
-            raise UsageError(f"strategy 'slow_learner' would never learn slowly around '{self.run.base.name}' without pretrained weights (give model.weights)")
+            weights = "model.checkpoint" if self.run.stream.world == "text" else "model.weights"
+            raise UsageError(f"strategy 'slow_learner' would never learn slowly around '{self.run.base.name}' without pretrained weights (give {weights})")
         if self.keep_old_heads and self.run.stream.world == "text":
             raise UsageError("strategy.slow_learner.keep_old_heads = True is not possible on text: every experience uses every token (valid: False)")
         self.old: list[int] = []

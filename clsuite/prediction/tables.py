@@ -101,7 +101,7 @@ def _flat(record: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Nested objects as names joined by dots: {"loss": {"d0": 3}} is `loss.d0`."""
     found: dict[str, Any] = {}
     for key, value in record.items():
-        inner = dict(enumerate(value)) if isinstance(value, list) else value
+        inner: Any = dict(enumerate(value)) if isinstance(value, list) else value
         found.update(_flat(inner, f"{before}{key}.") if isinstance(inner, Mapping) else {f"{before}{key}": value})
     return found
 
