@@ -209,3 +209,10 @@ def test_a_stop_between_the_parts_of_a_batch_waits_for_its_step(tmp_path):
         run_cell(resolve(raw), Options(tmp_path / "cut", on_step=stop))
     again = run_cell(resolve(raw), Options(tmp_path / "cut"))
     assert again["weights_sha256"] == whole["weights_sha256"] and again["loss_curve"] == whole["loss_curve"]
+
+
+def test_a_stream_of_text_can_be_shown(capsys):
+    from clsuite.report.curves import stream_command
+
+    stream_command(["scenario=llm_pretraining", "scenario.corpora=[synthetic:0]", "scenario.tokens=6400"], False, None)
+    assert "6,400" in capsys.readouterr().out
