@@ -80,6 +80,11 @@ class Part(Configurable):
         """
         return 0
 
+    @classmethod
+    def defines(cls, hook: str) -> bool:
+        """Whether a hook does anything here."""
+        return getattr(cls, hook) is not getattr(Part, hook)
+
     # -- hooks, in the order of a run ---------------------------------------------------------------------------
 
     def setup(self) -> None:

@@ -80,8 +80,7 @@ class TextStream(Stream):
     def describe(self) -> dict[str, Any]:
         context = self.source.context
         found = super().describe()
-        for key in ("classes_per_experience",):
-            del found[key]
+        del found["classes_per_experience"]
         return {**found, "context": context, "tokens_per_experience": [n * context for n in found["samples_per_experience"]]}
 
 

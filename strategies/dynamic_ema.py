@@ -56,7 +56,7 @@ class DynamicEMA(Modifier):
         self.previous: list[Tensor] = []
         self.coefficients = torch.zeros(2, dtype=torch.int64, device=self.run.device)
         self._gradients: list[Tensor | None] = []
-        self._saved: list[Tensor] = []
+        self._saved: dict[str, Tensor] = {}
         self._layers = self._tensors_of_layers() if self.form == "paper" else [[k] for k, _ in enumerate(self.model.parameters())]
 
     def _tensors_of_layers(self) -> list[list[int]]:
@@ -109,20 +109,17 @@ class DynamicEMA(Modifier):
         return torch.where(valid, found, fallback)
 
     def before_evaluation(self) -> None:
-        self._saved = []
+        self._saved = {}
         if self.average:
-            self._saved = [p.detach().clone() for p in self.model.parameters()]
-            self._put(self.average)
+            self._saved = self.run.snapshot()
+            with torch.no_grad():
+                for p, value in zip(self.model.parameters(), self.average, strict=True):
+                    p.copy_(value)
 
     def after_evaluation(self) -> None:
         if self._saved:
-            self._put(self._saved)
-            self._saved = []
-
-    @torch.no_grad()
-    def _put(self, values: list[Tensor]) -> None:
-        for p, value in zip(self.model.parameters(), values, strict=True):
-            p.copy_(value)
+            self.run.restore_snapshot(self._saved)
+            self._saved = {}
 
     def report(self) -> dict[str, Any]:
         """How often the formula gave a coefficient between 0 and 1; elsewhere the fallback was used."""

@@ -108,7 +108,7 @@ class InstructionResidual(Modifier):
             raise UsageError(f"{SETTING} is not set: give the instruction-tuned form of model.checkpoint, a folder or a Hugging Face name")
         instruct = self._instruct(kind)
         self._residual = residual(instruct, dict(self.model.named_parameters()))  # setup comes before any training or resuming
-        self._saved: list[Tensor] = []
+        self._saved: dict[str, Tensor] = {}
         self.instruct_sha256 = self._read
 
     def _instruct(self, kind: str) -> dict[str, Tensor]:
@@ -139,18 +139,15 @@ class InstructionResidual(Modifier):
     def before_evaluation(self) -> None:
         if self.instruct_sha256 != self._read:
             raise UsageError(f"{SETTING} = {self.instruct!r} is not what it was when this run began: its files have changed")
-        self._saved = [p.detach().clone() for p in self.model.parameters()]
+        self._saved = self.run.snapshot()
         named = dict(self.model.named_parameters())
-        self._put(list(with_residual(named, self._residual).values()))
+        with torch.no_grad():
+            for name, value in with_residual(named, self._residual).items():
+                named[name].copy_(value)
 
     def after_evaluation(self) -> None:
-        self._put(self._saved)
-        self._saved = []
-
-    @torch.no_grad()
-    def _put(self, values: list[Tensor]) -> None:
-        for p, value in zip(self.model.parameters(), values, strict=True):
-            p.copy_(value)
+        self.run.restore_snapshot(self._saved)
+        self._saved = {}
 
     def report(self) -> dict[str, Any]:
         return {"instruct_sha256": self.instruct_sha256}

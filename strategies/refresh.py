@@ -51,7 +51,7 @@ class Refresh(Modifier):
     def unlearn(self, batch: Batch) -> None:
         """One step along the gradient of the current batch, of relative size `unlearn_step` in every tensor."""
         parameters = list(self.model.parameters())
-        gradients = self._gradients(batch) if self.arm != "noise" else [None] * len(parameters)
+        gradients = self.gradients(batch) if self.arm != "noise" else [None] * len(parameters)
         sign = {"ascent": 1.0, "descent": -1.0, "noise": 0.0}[self.arm]
         total = sum(p.numel() for p in parameters)
         noise = torch.from_numpy(self.generator("noise").standard_normal(total, dtype=np.float32)).to(self.run.device) * self.noise
@@ -61,17 +61,6 @@ class Refresh(Modifier):
                 if g is not None:
                     direction = direction + sign * g * (p.norm() / (g.norm() + 1e-20))
                 p.add_(direction / (1 + self.fisher_weight * F), alpha=self.unlearn_step)
-
-    def _gradients(self, batch: Batch) -> list[torch.Tensor | None]:
-        """Gradients of the mean loss, gathered in as many parts as a step of the base goes through the network in."""
-        parts = batch.split(self.run.training.accumulation)
-        if len(parts) == 1:
-            return self.gradients(batch)
-        total: list[torch.Tensor | None] = [None] * len(list(self.model.parameters()))
-        for part in parts:
-            found = [None if g is None else g * (len(part) / len(batch)) for g in self.gradients(part)]
-            total = [g if t is None else t if g is None else t.add_(g) for t, g in zip(total, found, strict=True)]
-        return total
 
     def after_experience(self, experience: Experience) -> None:
         ids = self.run.stream.ids(experience.segments)

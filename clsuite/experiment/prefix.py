@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UsageError
-from ..strategy import Part
 from ..training.borders import shared_before
 from .assembly import memory_settings
 from .folder import seconds_of
@@ -48,7 +47,7 @@ def shared(cells: Iterable[Cell]) -> dict[int, Prefix]:
     """By place in `cells`, the longest prefix that a cell has in common with another; cells without one are left out."""
     cells = list(cells)
     borders = _borders(cells)
-    if len(cells) < 2 or not (borders or any(type(part).acts_from is not Part.acts_from for cell in cells for part in cell.parts)):
+    if len(cells) < 2 or not (borders or any(part.defines("acts_from") for cell in cells for part in cell.parts)):
         return {}
     lengths, keep = _streams(cells)
     ends: dict[str, set[int]] = defaultdict(set)
@@ -83,7 +82,7 @@ def prefix_of(cell: Cell, until: int, experiences: int, keep_schedule: bool = Fa
     the memory or decides its size. `keep_schedule` is the stream's.
     """
     late = [part.acts_from(experiences) >= until for part in cell.parts]
-    if any(type(part).plan is not Part.plan and not part.keeps_steps for part, is_late in zip(cell.parts, late, strict=True) if is_late):
+    if any(part.defines("plan") and not part.keeps_steps for part, is_late in zip(cell.parts, late, strict=True) if is_late):
         return None
     kept = tuple(k for k, is_late in enumerate(late) if k == 0 or not is_late)
     strategy = dict(cell.spec["strategy"]) if not late[0] else {"name": DEFAULT_NAMES["strategy"]}

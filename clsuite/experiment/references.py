@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError, nearest
-from ..training.text_metrics import REFERRED
+from ..training.text_metrics import REFERRED, highest
 
 if TYPE_CHECKING:
     from .grid import Outcome
 
 ROLES = ("hold", "union", "without_replay")
-BUMP_SHARE = 0.1
 LEAST_GAP = 0.02
 """Nats below which a share of the gap means nothing."""
 
@@ -56,16 +55,13 @@ def _bumps(result: Mapping[str, Any], hold: Mapping[str, Any] | None) -> dict[st
     ours, theirs = (_curve(r, last) for r in (result, hold))
     steps = sorted(set(ours) & set(theirs))
     learned = np.array([e["learned_in"] for e in result["evaluation_sets"]])
-    early = [s for s in steps if s <= max(1, BUMP_SHARE * result["rates"][last]["steps"])]
-    if not early or last == 0:
-        return {}
     excess = {s: ours[s] - theirs[s] for s in steps}
-    before = {s: float(e[learned < last].mean()) for s, e in excess.items()}
-    height = max(before[s] for s in early)
-    after = [s for s in steps if s >= next(s for s in early if before[s] == height)]
-    recovered = next((s for k, s in enumerate(after) if k + 3 <= len(after) and all(before[x] <= 0 for x in after[k : k + 3])), None)
-    downstream = max(float(excess[s][learned == last].mean()) for s in early)
-    return {"bump_over_hold": height, "bump_over_hold_downstream": downstream, "recovery_over_hold": recovered}
+    before, there = ([(s, float(e[where].mean())) for s, e in excess.items()] for where in (learned < last, learned == last))
+    length = result["rates"][last]["steps"]
+    found, downstream = highest(before, length) if last else None, highest(there, length)
+    if found is None or downstream is None:
+        return {}
+    return {"bump_over_hold": found[0], "bump_over_hold_downstream": downstream[0], "recovery_over_hold": found[2]}
 
 
 def _curve(result: Mapping[str, Any], experience: int) -> dict[int, np.ndarray]:

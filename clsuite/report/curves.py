@@ -83,10 +83,9 @@ def stream_command(items: list[str], as_json: bool, data_root: str | None) -> No
     out.print(f"task borders {_yes(found['borders'])}, task ids {_yes(found['task_ids'])}, evaluation sets {len(found['evaluation_sets'])}")
     out.print(f"fingerprint {found['fingerprint']}", soft_wrap=True)
     shown = some(len(counts))
-    last, in_each = "classes", [_few(found["classes_per_experience"][i]) for i in shown] if "classes_per_experience" in found else []
-    if "tokens_per_experience" in found:
-        last, in_each = "tokens", [f"{found['tokens_per_experience'][i]:,}" for i in shown]
-    rows = [(i, f"{counts[i]:,}", f"{found['rehearsed_per_experience'][i]:,}", value) for i, value in zip(shown, in_each, strict=True)]
+    last = "tokens" if "tokens_per_experience" in found else "classes"
+    in_each = [f"{n:,}" for n in found["tokens_per_experience"]] if last == "tokens" else list(map(_few, found["classes_per_experience"]))
+    rows = [(i, f"{counts[i]:,}", f"{found['rehearsed_per_experience'][i]:,}", in_each[i]) for i in shown]
     title = "Experiences" + ("" if len(shown) == len(counts) else f" ({len(shown)} of {len(counts)})")
     out.print(table(title, ("experience", "samples", "of these returning", last), rows, right=(0, 1, 2)))
     sets = [found["evaluation_sets"][j] for j in some(len(found["evaluation_sets"]))]

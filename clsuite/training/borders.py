@@ -98,9 +98,7 @@ class Timeline:
         if self.way == "hold" and i > 0:
             return self._held
         at, horizon = self._place(i, here, step)
-        schedule = self._schedule_of(i)
-        if self._leaves_decay_out(i) and not branch:
-            schedule = schedule.before_decay(horizon)
+        schedule = self._schedule_of(i) if branch or not self._leaves_decay_out(i) else self._without_decay(i, horizon)
         return schedule.factor(at, horizon) * self._scale(i, here)
 
     def branch_from(self, i: int) -> int | None:
@@ -178,6 +176,16 @@ class Timeline:
         if i == 0 or self.way != "restart" or self.fresh[i] or self.training.border_rewarm is None:
             return self.schedule
         return self._rewarmed[self._rewarm_steps(i) or 0]
+
+    def _without_decay(self, i: int, horizon: int) -> Schedule:
+        """The schedule of experience i for the line that goes on; made once, not at every step."""
+        if i not in self._undecayed:
+            self._undecayed[i] = self._schedule_of(i).before_decay(horizon)
+        return self._undecayed[i]
+
+    @functools.cached_property
+    def _undecayed(self) -> dict[int, Schedule]:
+        return {}
 
     @functools.cached_property
     def _rewarmed(self) -> dict[int, Schedule]:

@@ -29,10 +29,10 @@ IMAGE_NAMES = (
 NAMES = (*IMAGE_NAMES, *(name for name in TEXT_NAMES if name not in IMAGE_NAMES))
 LOWER = ("forgetting", "calibration_error", "mean_steps_to_90", *(name for name in (*TEXT_NAMES, *REFERRED) if name not in HIGHER))
 """Metrics of which less is better."""
-KNOWN = (*NAMES, "first_task_retention", "mean_steps_to_90", "tasks_at_90", *REFERRED)
-"""Metrics that columns, expectations and selections may name."""
 DERIVED = ("first_task_retention", "mean_steps_to_90", "tasks_at_90")
 """Numbers that follow from a result's matrix and probes; see `derived`."""
+KNOWN = (*NAMES, *DERIVED, *REFERRED)
+"""Metrics that columns, expectations and selections may name."""
 
 
 def _mean(values: Any) -> float | None:

@@ -116,7 +116,7 @@ def check(processes: Processes, world: str, way: str, parts: list[Part]) -> None
         raise UsageError(f"{processes.count} processes train one model together only on text, not on {world}: run cells side by side instead (clsuite grid)")
     for part in parts:
         for hook in WHOLE_WEIGHT_HOOKS if way == "shard" else WHOLE_BATCH_HOOKS:
-            if getattr(type(part), hook) is not getattr(Part, hook):
+            if part.defines(hook):
                 valid = " (valid: training.sharding = replicate)" if way == "shard" and hook not in WHOLE_BATCH_HOOKS else ""
                 raise UsageError(
                     f"strategy '{part.name}' cannot be used with {processes.count} processes and training.sharding = {way}: it has a {hook}{valid}"

@@ -25,7 +25,7 @@ from ..strategy import ParameterGroup, Part, Strategy
 from ..stream import Stream
 from .borders import Timeline
 from .optimizers import build
-from .portions import WHOLE
+from .portions import WHOLE, gradients
 from .processes import Processes, whole
 from .progress import Cost, Progress
 from .settings import Training
@@ -83,7 +83,7 @@ class Run:
         for part in parts:
             part.run = self
         self._hooks = {
-            name: [getattr(p, name) for p in parts if _overrides(p, name)] for name in ("batch", "before_step", "penalty", "on_gradients", "rate", "after_step")
+            name: [getattr(p, name) for p in parts if p.defines(name)] for name in ("batch", "before_step", "penalty", "on_gradients", "rate", "after_step")
         }
 
     # -- where we are -------------------------------------------------------------------------------------------
@@ -251,18 +251,7 @@ class Run:
 
     def gradients(self, batch: Batch) -> list[Tensor | None]:
         """Gradients of the loss by parameter (None where it does not depend on one), without side effects; counted."""
-        buffers = [(b, b.clone()) for b in self.model.buffers()]
-        before, logits = self._pending_backward, batch.logits
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        found = dict(zip(map(id, parameters), torch.autograd.grad(self.loss(batch), parameters, allow_unused=True), strict=True))
-        self.cost.backward_passes += len(batch)
-        self._pending_backward = before
-        if logits is not None:
-            batch.logits = logits
-        with torch.no_grad():
-            for buffer, saved in buffers:
-                buffer.copy_(saved)
-        return [found.get(id(p)) for p in self.model.parameters()]
+        return gradients(self, batch)
 
     # -- optimizer ----------------------------------------------------------------------------------------------
 
@@ -394,7 +383,3 @@ class Run:
     def cost_report(self) -> dict[str, Any]:
         """Training cost, and apart what was computed to deploy the model for measuring."""
         return {**asdict(self.costs["training"]), "deployment": asdict(self.costs["deployment"])}
-
-
-def _overrides(part: Part, hook: str) -> bool:
-    return getattr(type(part), hook) is not getattr(Part, hook)

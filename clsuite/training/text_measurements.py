@@ -77,21 +77,22 @@ class TextMeasurements:
         return {"losses": self._measure(i)}
 
     def _measure(self, i: int) -> list[float]:
-        sets = range(len(self.stream.evaluation_sets))
-        ids = [self.stream.evaluation_ids(j) for j in sets]
-        found = np.split(self.losses(np.concatenate(ids)), np.cumsum([len(part) for part in ids])[:-1])
-        for j in sets:
-            self.windows[i, j] = found[j]
-            self.border[j] = found[j][self._looked_at[j]]
+        found = self._by_set([self.stream.evaluation_ids(j) for j in range(len(self.stream.evaluation_sets))])
+        for j, values in enumerate(found):
+            self.windows[i, j] = values
+            self.border[j] = values[self._looked_at[j]]
         return [float(values.mean()) for values in found]
+
+    def _by_set(self, ids: list[np.ndarray]) -> list[np.ndarray]:
+        """Losses of windows of every set, in one go."""
+        return np.split(self.losses(np.concatenate(ids)), np.cumsum([len(part) for part in ids])[:-1])
 
     def probe(self, step: int, steps: int) -> dict[str, Any] | None:
         """Losses on a part of the windows: after 1, 2, 4, ... steps of an experience and at regular places; the event to report."""
         every = max(1, steps // REGULAR_PROBES)
         if not any(map(len, self._looked_at)) or (step & (step - 1) and step % every and step != steps):
             return None
-        ids = [self.stream.evaluation_ids(j)[places] for j, places in enumerate(self._looked_at)]
-        found = np.split(self.losses(np.concatenate(ids)), np.cumsum([len(part) for part in ids])[:-1])
+        found = self._by_set([self.stream.evaluation_ids(j)[places] for j, places in enumerate(self._looked_at)])
         values = [float(v.mean()) for v in found]
         known = self.run.experience > 0 and len(self.border) == len(found)
         errors = [self._error(v, j) if known else math.nan for j, v in enumerate(found)]
@@ -130,8 +131,7 @@ class TextMeasurements:
     def metrics(self, seconds: float) -> dict[str, Any]:
         """All metrics, as far as the run went."""
         learned = np.array([e.learned_in for e in self.stream.evaluation_sets])
-        steps = [self.run.plan_of(i).steps for i in range(len(self.stream))]
-        result = summary(self.windows, self.probes, learned, len(self.stream), self._bits_per_byte(), steps)
+        result = summary(self.windows, self.probes, learned, len(self.stream), self._bits_per_byte(), self.run.timeline.steps)
         tokens = self.run.costs["training"].backward_passes * self.stream.source.context
         speed = tokens / seconds if seconds else None
         return {**result, "tokens_per_second": speed, "model_flop_utilisation": self._utilisation(speed)}

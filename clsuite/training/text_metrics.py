@@ -59,6 +59,20 @@ def forgetting(windows: Mapping[tuple[int, int], np.ndarray], f: np.ndarray, las
     return sum(m for m, _ in drops) / len(drops), math.sqrt(sum(e * e for _, e in drops)) / len(drops)
 
 
+def highest(rises: Sequence[tuple[int, float]], steps: int, share: float = 0.1) -> tuple[float, int, int | None] | None:
+    """The largest rise within the first `share` of `steps`, its step, and the first step from which rises stay at or below 0 three times.
+
+    `rises` ascend by step. None where none was looked at so early.
+    """
+    early = [r for r in rises if r[0] <= max(1, share * steps)]
+    if not early:
+        return None
+    step, height = max(early, key=lambda r: r[1])
+    after = [r for r in rises if r[0] >= step]
+    recovered = next((s for k, (s, _) in enumerate(after) if len(after) >= k + 3 and all(rise <= 0 for _, rise in after[k : k + 3])), None)
+    return height, step, recovered
+
+
 def bump(probes: Sequence[Probe], f: np.ndarray, steps: Sequence[int], share: float = 0.1) -> dict[str, float | int | None]:
     """How far the loss on what was learned before rises right after the last border, against the loss at the border.
 
@@ -71,13 +85,13 @@ def bump(probes: Sequence[Probe], f: np.ndarray, steps: Sequence[int], share: fl
     empty = {"bump": None, "bump_error": None, "bump_step": None, "recovery_step": None}
     if not own or not earlier:
         return dict(empty)
-    rises = [(step, sum(values[j] - starts[j] for j in earlier) / len(earlier), errors) for _, step, values, starts, errors in own]
-    early = [r for r in rises if r[0] <= max(1, share * steps[last])]
-    if not early:
+    rises = [(step, sum(values[j] - starts[j] for j in earlier) / len(earlier)) for _, step, values, starts, _ in own]
+    found = highest(rises, steps[last], share)
+    if found is None:
         return dict(empty)
-    step, height, errors = max(early, key=lambda r: r[1])
+    height, step, recovered = found
+    errors = next(errors for _, at, _, _, errors in own if at == step)
     error = math.sqrt(sum(errors[j] ** 2 for j in earlier)) / len(earlier)
-    recovered = next((s for k, (s, _, _) in enumerate(rises) if s >= step and len(rises) >= k + 3 and all(r[1] <= 0 for r in rises[k : k + 3])), None)
     return {"bump": height, "bump_error": None if math.isnan(error) else error, "bump_step": step, "recovery_step": recovered}
 
 
