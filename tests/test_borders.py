@@ -84,6 +84,17 @@ def test_two_stage_drops_in_a_straight_line_to_the_smaller_constant():
     assert line(t)[1] == pytest.approx([0.75, 0.5, 0.5, 0.5, 0.5, 0.25])
 
 
+def test_a_model_that_starts_anew_is_annealed_over_its_own_steps_and_branches_nothing():
+    recipe = {"border_schedule": "lengthen", "border_start_from": "pre_decay"}
+    union = timeline(Wsd(decay=0.5), [4, 8], fresh=True, **recipe)
+    assert line(union) == [pytest.approx([1, 1, 1, 0.5]), pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25])]
+    assert union.branch_from(0) is None
+    values = Training.resolved(recipe, {"epochs": 1, "batch_size": 1, "learning_rate": 1.0})
+    late = Timeline(Wsd(decay=0.5), Training(**values), [0, 4], [False, True], False)  # nothing is trained before the last experience
+    late.check()
+    assert line(late) == [[], pytest.approx([1, 1, 1, 0.5])] and late.branch_from(0) is None
+
+
 def test_rates_do_not_jump_where_a_line_goes_on():
     for name in ("infinite", "wsd", "two_stage"):
         recipe = {k: v for k, v in PRESETS[name].items() if k != "schedule"}

@@ -70,7 +70,7 @@ class Timeline:
 
     A line with `border_start_from = pre_decay` leaves out the final decay until the last experience. What is measured at a border is a
     branch: from step `branch_from(i)` it trains on the same samples at the rates of the decay, and is then left behind. Lengths
-    given as shares are then shares of the first experience.
+    given as shares are then shares of the first experience. A model that starts anew, or is not gone on from, is annealed as it is.
     """
 
     def __init__(self, schedule: Schedule, training: Training, steps: Sequence[int], fresh: Sequence[bool], whole: bool):
@@ -78,7 +78,8 @@ class Timeline:
         self.ends = list(itertools.accumulate(steps))
         self.way: str = "extend" if whole else "restart" if training.border_schedule == "auto" else training.border_schedule
         self.branches = training.border_start_from == "pre_decay"
-        self.schedule = schedule.resolved(self.steps[0]) if self.branches and self.way == "lengthen" else schedule
+        first = next((n for n in steps if n), 0)  # the first that trains at all
+        self._given, self.schedule = schedule, schedule.resolved(first) if self.branches and self.way == "lengthen" else schedule
 
     @property
     def last(self) -> int:
@@ -92,7 +93,7 @@ class Timeline:
     def factor(self, i: int, here: int, step: int, branch: bool = False) -> float:
         """The share of the peak that an update of experience i uses, on the main line or on the branch of its border."""
         if self.fresh[i]:
-            return self.schedule.factor(here, self.steps[i])
+            return self._given.factor(here, self.steps[i])
         if self.way == "extend":
             return self.schedule.factor(step, self.ends[-1])
         if self.way == "hold" and i > 0:
@@ -164,7 +165,7 @@ class Timeline:
         return schedule.factor(first, first)
 
     def _leaves_decay_out(self, i: int) -> bool:
-        return self.branches and i < self.last and not (self.fresh[i] and i > 0) and not (self.way == "hold" and i > 0)
+        return self.branches and i < self.last and not self.fresh[i] and not self.fresh[i + 1] and not (self.way == "hold" and i > 0)
 
     def _place(self, i: int, here: int, step: int) -> tuple[int, int]:
         """The step and the horizon that the schedule is asked for."""
@@ -173,7 +174,9 @@ class Timeline:
         return (step, self.ends[i]) if self.way == "lengthen" and not self.fresh[i] else (here, self.steps[i])
 
     def _schedule_of(self, i: int) -> Schedule:
-        if i == 0 or self.way != "restart" or self.fresh[i] or self.training.border_rewarm is None:
+        if self.fresh[i]:
+            return self._given  # a model that starts anew has a schedule of its own, shares and all
+        if i == 0 or self.way != "restart" or self.training.border_rewarm is None:
             return self.schedule
         return self._rewarmed[self._rewarm_steps(i) or 0]
 
