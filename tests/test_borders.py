@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import pytest
 import torch
 
-from clsuite.errors import Interrupted, UsageError
+from clsuite.errors import UsageError
 from clsuite.experiment.cell import Options, make_run, run_cell
 from clsuite.experiment.prefix import shared
 from clsuite.experiment.spec import resolve
@@ -19,6 +20,7 @@ from clsuite.training.borders import PRESETS, Timeline
 from clsuite.training.settings import Training
 
 from .test_llm_pretraining import tiny
+from .text_runs import gone_on
 
 pytestmark = pytest.mark.unit
 
@@ -176,15 +178,9 @@ def test_the_bump_of_a_line_is_counted_from_the_line_itself_not_from_its_branch(
 def test_a_run_that_was_stopped_on_its_branch_or_after_it_ends_with_the_same_bits(tmp_path, at):
     raw = recipe("wsd")
     whole = run_cell(resolve(raw), Options(tmp_path / "whole"))
-    done = []
+    done = itertools.count(1)
 
-    def stop(run):
-        done.append(run.on_branch)
-        run.stop_requested = len(done) == at
-
-    with pytest.raises(Interrupted):
-        run_cell(resolve(raw), Options(tmp_path / "cut", on_step=stop))
-    again = run_cell(resolve(raw), Options(tmp_path / "cut"))
+    again = gone_on(lambda: resolve(raw), tmp_path / "cut", lambda run: next(done) == at)
     assert again["resume"] == "exact"
     for key in ("weights_sha256", "matrix", "loss_curve"):
         assert again[key] == whole[key]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clsuite import registry
-from clsuite.errors import Interrupted, UsageError
+from clsuite.errors import UsageError
 from clsuite.experiment.cell import Options, make_run, run_cell
 from clsuite.experiment.spec import resolve
 from clsuite.models.language import GPTNeoX
@@ -19,6 +19,7 @@ from clsuite.training.checkpoint import Checkpoints
 from clsuite.training.loop import Loop
 
 from .test_llm_pretraining import tiny
+from .text_runs import gone_on
 
 pytestmark = pytest.mark.unit
 
@@ -116,12 +117,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, at):
     raw = tiny(strategy=SEARCH, training={"schedule": {"name": "constant", "warmup": 3}}, model={"dropout": 0.1})
     whole = run_cell(resolve(raw), Options(tmp_path / "whole"))
 
-    def stop(run):
-        run.stop_requested = run.step == at
-
-    with pytest.raises(Interrupted):
-        run_cell(resolve(raw), Options(tmp_path / "cut", on_step=stop))
-    again = run_cell(resolve(raw), Options(tmp_path / "cut"))
+    again = gone_on(lambda: resolve(raw), tmp_path / "cut", at)
     for key in ("weights_sha256", "matrix", "loss_curve", "reports"):
         assert again[key] == whole[key]
     assert again["resume"] == "exact" and again["cost"]["gradient_steps"] == whole["cost"]["gradient_steps"]
@@ -199,12 +195,7 @@ def test_untrained_the_instruct_model_is_deployed_and_taken_back_bit_for_bit(fol
 def test_a_residual_run_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, folders, at):
     whole = run_cell(resolve(of(folders)), Options(tmp_path / "whole"))
 
-    def stop(run):
-        run.stop_requested = run.step == at
-
-    with pytest.raises(Interrupted):
-        run_cell(resolve(of(folders)), Options(tmp_path / "cut", on_step=stop))
-    again = run_cell(resolve(of(folders)), Options(tmp_path / "cut"))
+    again = gone_on(lambda: resolve(of(folders)), tmp_path / "cut", at)
     for key in ("weights_sha256", "matrix", "loss_curve", "reports"):
         assert again[key] == whole[key]
     assert again["resume"] == "exact"

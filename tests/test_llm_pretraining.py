@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 
 import clsuite
-from clsuite.errors import Interrupted, UsageError
+from clsuite.errors import UsageError
 from clsuite.experiment.cell import Options, make_run, run_cell
 from clsuite.experiment.overlap import check_disjoint
 from clsuite.experiment.spec import resolve
 from clsuite.training.loop import Loop
 from clsuite.training.text_metrics import bump, downstream_area, forgetting
+
+from .text_runs import gone_on, train_bare
 
 pytestmark = pytest.mark.unit
 
@@ -89,14 +91,7 @@ def test_one_corpus_alone_trains_as_a_loop_over_the_bare_network():
     reference = make_run(resolve(cell.spec), torch.device("cpu"))
     Loop(run, _no_checkpoints()).execute()
     model, stream = reference.model, reference.stream
-    matrices, others = ([p for p in model.parameters() if (p.ndim > 1) == big] for big in (True, False))
-    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": others, "weight_decay": 0.0}], 3e-3, (0.9, 0.95), weight_decay=0.1)
-    for ids in torch.from_numpy(stream.experiences[0].segments[0].indices).split(8):
-        x, y = stream.gather(ids)
-        optimizer.zero_grad()
-        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+    train_bare(model, stream, stream.experiences[0].segments[0].indices)
     for ours, theirs in zip(run.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -115,12 +110,7 @@ def test_the_rate_in_the_optimizer_after_a_border_is_that_of_the_schedule():
 def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, at):
     whole = run_cell(resolve(tiny()), Options(tmp_path / "whole"))
 
-    def stop(run):
-        run.stop_requested = run.step == at
-
-    with pytest.raises(Interrupted):
-        run_cell(resolve(tiny()), Options(tmp_path / "cut", on_step=stop))
-    again = run_cell(resolve(tiny()), Options(tmp_path / "cut"))
+    again = gone_on(lambda: resolve(tiny()), tmp_path / "cut", at)
     for key in ("weights_sha256", "matrix", "loss_curve"):
         assert again[key] == whole[key]
     assert again["resume"] == "exact" and whole["metrics"]["forgetting"] == again["metrics"]["forgetting"]
@@ -202,12 +192,7 @@ def test_a_stop_between_the_parts_of_a_batch_waits_for_its_step(tmp_path):
     raw = tiny(training={"accumulation": 2})
     whole = run_cell(resolve(raw), Options(tmp_path / "whole"))
 
-    def stop(run):
-        run.stop_requested = run.step == 7
-
-    with pytest.raises(Interrupted):
-        run_cell(resolve(raw), Options(tmp_path / "cut", on_step=stop))
-    again = run_cell(resolve(raw), Options(tmp_path / "cut"))
+    again = gone_on(lambda: resolve(raw), tmp_path / "cut", 7)
     assert again["weights_sha256"] == whole["weights_sha256"] and again["loss_curve"] == whole["loss_curve"]
 
 

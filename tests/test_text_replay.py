@@ -10,12 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clsuite.errors import Diverged, Interrupted, UsageError
+from clsuite.errors import Diverged, UsageError
 from clsuite.experiment.cell import Options, make_run, run_cell
 from clsuite.experiment.prefix import prefix_of
 from clsuite.experiment.spec import resolve
 from clsuite.training.checkpoint import Checkpoints
 from clsuite.training.loop import Loop
+
+from .text_runs import gone_on, train_bare
 
 pytestmark = pytest.mark.unit
 
@@ -183,12 +185,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, strat
     for at in {2, total // 2, total - 1}:
         steps = itertools.count(1)
 
-        def stop(run, steps=steps, at=at):
-            run.stop_requested = next(steps) == at
-
-        with pytest.raises(Interrupted):
-            run_cell(cell(strategy, tokens=[1280, 768, 512]), Options(tmp_path / str(at), on_step=stop))
-        again = run_cell(cell(strategy, tokens=[1280, 768, 512]), Options(tmp_path / str(at)))
+        again = gone_on(lambda: cell(strategy, tokens=[1280, 768, 512]), tmp_path / str(at), lambda run, steps=steps, at=at: next(steps) == at)
         assert again["resume"] == "exact"
         for key in ("weights_sha256", "matrix", "loss_curve", "reports"):
             assert again[key] == whole[key]
@@ -306,14 +303,7 @@ def test_downstream_only_trains_as_a_loop_over_the_bare_network():
     run, reference = (make_run(cell("downstream_only", **more), torch.device("cpu")) for _ in range(2))
     Loop(run, Checkpoints(None, "", {}, math.inf)).execute()
     model, stream = reference.model, reference.stream
-    matrices, others = ([p for p in model.parameters() if (p.ndim > 1) == big] for big in (True, False))
-    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": others, "weight_decay": 0.0}], 3e-3, (0.9, 0.95), weight_decay=0.1)
-    for ids in torch.from_numpy(stream.experiences[2].segments[0].indices).split(8):
-        x, y = stream.gather(ids)
-        optimizer.zero_grad()
-        F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+    train_bare(model, stream, stream.experiences[2].segments[0].indices)
     for ours, theirs in zip(run.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 

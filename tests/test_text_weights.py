@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clsuite.errors import Interrupted, UsageError
+from clsuite.errors import UsageError
 from clsuite.experiment.cell import Options, make_run, run_cell
 from clsuite.experiment.spec import resolve
 
 from .test_llm_pretraining import tiny
+from .text_runs import gone_on
 
 pytestmark = pytest.mark.unit
 
@@ -47,12 +48,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, strat
     raw = tiny(strategy=strategy)
     whole = run_cell(resolve(raw), Options(tmp_path / "whole"))
 
-    def stop(run):
-        run.stop_requested = run.step == at
-
-    with pytest.raises(Interrupted):
-        run_cell(resolve(raw), Options(tmp_path / "cut", on_step=stop))
-    again = run_cell(resolve(raw), Options(tmp_path / "cut"))
+    again = gone_on(lambda: resolve(raw), tmp_path / "cut", at)
     assert again["weights_sha256"] == whole["weights_sha256"] and again["matrix"] == whole["matrix"]
 
 

@@ -18,6 +18,7 @@ from clsuite.training.checkpoint import Checkpoints
 from clsuite.training.loop import Loop
 
 from .test_llm_pretraining import tiny
+from .text_runs import gone_on
 
 pytestmark = pytest.mark.unit
 
@@ -245,12 +246,7 @@ BOTH = {"name": "naive+half_fine_tuning+dynamic_ema", "half_fine_tuning": {"firs
 def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, make, at):
     whole = run_cell(make())
 
-    def stop(run):
-        run.stop_requested = run.step == at
-
-    with pytest.raises(Interrupted):
-        run_cell(make(), Options(tmp_path, on_step=stop))
-    again = run_cell(make(), Options(tmp_path))
+    again = gone_on(make, tmp_path, at)
     assert again["resume"] == "exact"
     for key in ("weights_sha256", "matrix", "reports"):
         assert again[key] == whole[key]
