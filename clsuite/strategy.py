@@ -13,7 +13,7 @@
             return loss
 
 `strategy=derpp+ewc+fpf` is one base strategy and modifiers: an ordered list of parts that share one `self.run`. Nobody
-wraps anybody. Hooks are called in list order; `plan`, `batch`, `rate` and `parameter_groups` are piped from part to part,
+wraps anybody. Hooks are called in list order; `plan`, `batch`, `rate_factor` and `parameter_groups` are piped from part to part,
 penalties are summed.
 """
 
@@ -115,7 +115,7 @@ class Part(Configurable):
     def on_gradients(self) -> None:
         """Between backward and clipping: parameters carry their gradients."""
 
-    def rate(self, factor: float) -> float:
+    def rate_factor(self, factor: float) -> float:
         """The share of the peak rate that the next update uses, given what the schedule says; piped from part to part."""
         return factor
 

@@ -98,7 +98,7 @@ class AutoLRS(Modifier):
         run = self.run
         return run.timeline.factor(run.experience, run.progress.experience_step, run.step, run.on_branch) < 1
 
-    def rate(self, factor: float) -> float:
+    def rate_factor(self, factor: float) -> float:
         return factor * self.chosen / self.peak if self.left else factor
 
     def after_step(self) -> None:

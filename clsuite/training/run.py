@@ -83,7 +83,8 @@ class Run:
         for part in parts:
             part.run = self
         self._hooks = {
-            name: [getattr(p, name) for p in parts if p.defines(name)] for name in ("batch", "before_step", "penalty", "on_gradients", "rate", "after_step")
+            name: [getattr(p, name) for p in parts if p.defines(name)]
+            for name in ("batch", "before_step", "penalty", "on_gradients", "rate_factor", "after_step")
         }
 
     # -- where we are -------------------------------------------------------------------------------------------
@@ -301,10 +302,10 @@ class Run:
         return rates.pop() if len(rates) == 1 else None
 
     def _set_rates(self) -> None:
-        if self.timeline.is_constant and not self._hooks["rate"]:
+        if self.timeline.is_constant and not self._hooks["rate_factor"]:
             return
         factor = self.timeline.factor(self.experience, self.progress.experience_step, self.progress.step, self.on_branch)
-        for change in self._hooks["rate"]:
+        for change in self._hooks["rate_factor"]:
             factor = change(factor)
         assert self.optimizer is not None
         for group in self.optimizer.param_groups:
