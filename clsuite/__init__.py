@@ -54,13 +54,19 @@ def _specification(overrides: tuple[str, ...], values: dict[str, Any]) -> dict[s
 
 
 def run(
-    *overrides: str, out: str | Path | None = None, data_root: str | Path | None = None, rerun: bool = False, checkpoint_seconds: float = 30.0, **values: Any
+    *overrides: str,
+    out: str | Path | None = None,
+    data_root: str | Path | None = None,
+    rerun: bool = False,
+    checkpoint_seconds: float = 30.0,
+    weights: str | Path | None = None,
+    **values: Any,
 ) -> dict[str, Any]:
     """Run one cell and return its result: the document that `clsuite run --json` prints.
 
     Settings come as `"key=value"` text or as arguments (`scenario={"name": ..., "dataset": ...}`, `strategy="replay"`,
     `training={"epochs": 1}`, `seed=0`). With `out` the cell gets a folder there: a killed run goes on, a finished one
-    is read back. Raises `clsuite.errors.UsageError` for settings that are not valid.
+    is read back. `weights`: where to write the weights it ends with, as deployed. Raises `clsuite.errors.UsageError` for settings that are not valid.
     """
     from pathlib import Path
 
@@ -68,7 +74,7 @@ def run(
     from .experiment.spec import resolve
 
     cell = resolve(_specification(overrides, values), None if data_root is None else str(data_root))
-    return run_cell(cell, Options(None if out is None else Path(out), checkpoint_seconds, rerun))
+    return run_cell(cell, Options(None if out is None else Path(out), checkpoint_seconds, rerun, None if weights is None else Path(weights)))
 
 
 def stream(*overrides: str, data_root: str | Path | None = None, **values: Any) -> Stream:

@@ -57,12 +57,14 @@ def run(
     data_root: DataRoot = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="compute a finished cell again")] = False,
     checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0, help="time between checkpoints")] = 30.0,
+    weights: Annotated[Optional[Path], typer.Option("--weights", metavar="PATH", help="also write the weights it ends with, as deployed")] = None,  # noqa: UP045
 ) -> int:
     """Run one cell: a scenario, a model, a strategy and a seed. The same command again goes on or shows the result."""
     _leave_on_sigterm()
+    from .experiment.cell import Options
     from .report.running import run_command
 
-    return run_command(items or [], as_json, out, data_root, rerun, checkpoint_seconds)
+    return run_command(items or [], as_json, data_root, Options(out, checkpoint_seconds, rerun, weights))
 
 
 @app.command()

@@ -169,7 +169,8 @@ def describe(hint: Any) -> str:
     if hint in words:
         return words[hint]
     if len(_alternatives(hint)) > 1:
-        return " or ".join(describe(option) for option in _alternatives(hint))
+        options = [option for option in _alternatives(hint) if not (option is int and float in _alternatives(hint))]
+        return " or ".join(describe(option) for option in options)
     if _choices(hint):
         return "one of " + ", ".join(map(str, _choices(hint)))
     if typing.get_origin(hint) is list:

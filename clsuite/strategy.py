@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .settings import Configurable, Setting
@@ -68,6 +69,10 @@ class Part(Configurable):
         taken = [n for n in vars(cls) if isinstance(vars(cls)[n], Setting) and hasattr(Part, n) and n not in ("steps", *Part.declared())]
         if taken:
             raise TypeError(f"{cls.__name__}: a setting cannot be called '{taken[0]}', which every part already has")
+
+    def weight_files(self, data_root: str | None) -> list[Path]:
+        """Files of weights that the part reads, in a fixed order: their content is part of a cell's identity."""
+        return []
 
     keeps_steps: ClassVar[bool] = False
     """Whether `plan` changes what batches of later experiences consist of but never how many steps there are (see `acts_from`)."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from clsuite.errors import UsageError
 from clsuite.settings import setting
 from clsuite.strategy import Modifier
 from clsuite.stream import Experience
@@ -52,6 +53,11 @@ class DynamicEMA(Modifier):
         return f"{self.name} ({self.form}, from {'first_experience' if self.averages_first else 'first_border'})"
 
     def setup(self) -> None:
+        for part in self.run.parts[: self.run.parts.index(self)]:
+            if part.defines("before_evaluation"):
+                raise UsageError(
+                    f"strategy '{part.name}' changes what is deployed and 'dynamic_ema' puts its average in place of it: name dynamic_ema before {part.name}"
+                )
         self.average: list[Tensor] = []
         self.previous: list[Tensor] = []
         self.coefficients = torch.zeros(2, dtype=torch.int64, device=self.run.device)

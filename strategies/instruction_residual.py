@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from clsuite.errors import MissingData, UsageError
+from clsuite.errors import UsageError
+from clsuite.models.base import Network
 from clsuite.models.language import GPTNeoX, LanguageModel, Llama
 from clsuite.models.language_checkpoint import checkpoint_files, find_checkpoint
 from clsuite.settings import setting
@@ -19,6 +20,7 @@ from clsuite.strategy import Modifier
 
 MODELS: dict[str, type[LanguageModel]] = {"gpt_neox": GPTNeoX, "llama": Llama}
 SETTING = "strategy.instruction_residual.instruct"
+Read = TypeVar("Read")
 
 
 class Residual(NamedTuple):
@@ -98,6 +100,9 @@ class InstructionResidual(Modifier):
     def acts_from(self, experiences: int) -> int:
         return 1
 
+    def weight_files(self, data_root: str | None) -> list[Path]:
+        return [] if self.instruct is None else self._in_own_words(lambda: checkpoint_files(self._folder()))
+
     def setup(self) -> None:
         kind = getattr(getattr(self.model, "config", None), "model_type", None)
         if kind not in MODELS:
@@ -113,22 +118,34 @@ class InstructionResidual(Modifier):
 
     def _instruct(self, kind: str) -> dict[str, Tensor]:
         """The parameters of the instruct model, on the device and in the precision of the run's."""
-        assert self.instruct is not None
-        try:
-            folder = find_checkpoint(self.instruct, self.instruct_revision, None)
+
+        def build() -> Network:
+            folder = self._folder()
             files = checkpoint_files(folder)
             self._check_kind(files[0], kind)
+            self._read = _digest(files)
+            context = self.run.stream.source.shape[0]
             with torch.random.fork_rng(devices=[]):
-                context = self.run.stream.source.shape[0]
-                network = MODELS[kind](checkpoint=str(folder)).build((context,), self.run.classes, None)
-        except (UsageError, MissingData) as error:
-            words = str(error)
-            if SETTING not in words:  # said by what reads any checkpoint, in the words of the setting it is mostly read for
-                words = words.replace("model.checkpoint_revision", f"{SETTING}_revision").replace("model.checkpoint", SETTING)
-            raise type(error)(words if SETTING in words else f"{SETTING}: {words}") from error
-        self._read = _digest(files)
+                return MODELS[kind](checkpoint=str(folder)).build((context,), self.run.classes, None)
+
+        network = self._in_own_words(build)
         like = next(self.model.parameters())
         return {name: p.detach().to(like.device, like.dtype) for name, p in network.named_parameters()}
+
+    def _folder(self) -> Path:
+        assert self.instruct is not None
+        return find_checkpoint(self.instruct, self.instruct_revision, None)
+
+    @staticmethod
+    def _in_own_words(read: Callable[[], Read]) -> Read:
+        """What `read` gives; errors of what reads any checkpoint name the setting it was read for here."""
+        try:
+            return read()
+        except UsageError as error:
+            words = str(error)
+            if SETTING not in words:
+                words = words.replace("model.checkpoint_revision", f"{SETTING}_revision").replace("model.checkpoint", SETTING)
+            raise type(error)(words if SETTING in words else f"{SETTING}: {words}") from error
 
     @staticmethod
     def _check_kind(config: Path, kind: str) -> None:

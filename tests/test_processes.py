@@ -18,7 +18,10 @@ from clsuite.errors import UsageError
 from clsuite.experiment.cell import Options, run_cell
 from clsuite.experiment.overrides import parse_overrides
 from clsuite.experiment.spec import COMPONENTS, resolve
+from clsuite.models.language import Llama
 from clsuite.training.processes import Processes, check
+
+from .text_runs import weights_digest
 
 SETTINGS = [
     "scenario=llm_pretraining",
@@ -70,10 +73,12 @@ def losses(out: Path, cell: str) -> list[float]:
 @pytest.mark.parametrize(("sharding", "accumulation"), [("replicate", 2), ("shard", 1)])
 def test_two_processes_give_the_losses_of_one(tmp_path, sharding, accumulation):
     alone = run_cell(resolve(parse_overrides([*SETTINGS, TOKENS], COMPONENTS)), Options(tmp_path / "one"))
-    two = finished(together(tmp_path / "two", f"training.sharding={sharding}", f"training.accumulation={accumulation}"))
+    two = finished(together(tmp_path / "two", f"training.sharding={sharding}", f"training.accumulation={accumulation}", "--weights", str(tmp_path / "weights")))
     assert losses(tmp_path / "two", two["cell"]) == pytest.approx(losses(tmp_path / "one", alone["cell"]), rel=1e-5)
     for ours, theirs in zip(two["matrix"], alone["matrix"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+    kept = Llama(checkpoint=str(tmp_path / "weights")).build((32,), 257, None)
+    assert weights_digest(kept) == two["weights_sha256"]
     for name in ("gradient_steps", "forward_passes", "backward_passes", "deployment", "parameters"):
         assert two["cost"][name] == alone["cost"][name]
     assert two["environment"]["processes"] == 2 and two["resume"] == "exact"

@@ -45,6 +45,14 @@ def test_only_cells_of_the_same_seed_are_compared():
     assert rewarm.referred["bump_over_hold"] is None
 
 
+def test_a_model_that_starts_anew_has_no_bump():
+    hold, union = outcome("hold", {1: [2.0, 3.0]}, 2.4), outcome("union", {1: [5.5, 5.5]}, 2.1)
+    assert union.result is not None
+    union.result["rates"][1]["anew"] = True
+    refer([hold, union], {"hold": "hold", "union": "union"})
+    assert union.referred["bump_over_hold"] is union.referred["bump_over_hold_downstream"] is None
+
+
 @pytest.mark.parametrize(("union", "closed"), [(2.0, 0.75), (2.39, None)])
 def test_the_share_of_the_gap_that_is_closed_and_none_where_there_is_no_gap(union, closed):
     cells = [outcome("without", {}, 2.4), outcome("replay", {}, 2.1), outcome("union", {}, union)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,24 @@ from clsuite.experiment.cell import Cell, Options, run_cell
 from clsuite.training.run import Run
 
 
-def gone_on(make: Callable[[], Cell], out: Path, asked: int | Callable[[Run], bool]) -> dict[str, Any]:
+def weights_digest(network: torch.nn.Module) -> str:
+    """As `Run.weights_digest` has it: SHA-256 over names and bytes of all weights and running statistics."""
+    h = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        h.update(name.encode())
+        h.update(tensor.detach().contiguous().numpy().tobytes())
+    return h.hexdigest()
+
+
+def gone_on(make: Callable[[], Cell], out: Path, asked: int | Callable[[Run], bool], weights: Path | None = None) -> dict[str, Any]:
     """The result of a cell that was asked to leave after update `asked`, or after a step of which `asked(run)` is true, and then went on."""
 
     def stop(run: Run) -> None:
         run.stop_requested = asked(run) if callable(asked) else run.step == asked
 
     with pytest.raises(Interrupted):
-        run_cell(make(), Options(out, on_step=stop))
-    return run_cell(make(), Options(out))
+        run_cell(make(), Options(out, on_step=stop, weights=weights))
+    return run_cell(make(), Options(out, weights=weights))
 
 
 def train_bare(model: torch.nn.Module, stream: Any, ids: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from ..models.base import Normalisation
 from ..randomness import torch_seed
 from ..stream import Stream
 from ..training.images import ImageWorkload
@@ -54,7 +55,7 @@ def make_run(cell: Cell, device: torch.device, processes: Processes | None = Non
 def _workload(cell: Cell, stream: Stream, device: torch.device) -> Workload:
     if stream.world == "text":
         return TextWorkload(stream, cell.training, device)
-    return ImageWorkload(stream, cell.training, device, _normalisation(cell, stream.source))
+    return ImageWorkload(stream, cell.training, device, normalisation_of(cell, stream.source))
 
 
 def memory_settings(cell: Cell) -> dict[str, Any] | None:
@@ -67,7 +68,8 @@ def memory_settings(cell: Cell) -> dict[str, Any] | None:
     return {key: next((v for p in remembering if (v := getattr(p, name, None)) is not None), default) for key, (name, default) in defaults.items()}
 
 
-def _normalisation(cell: Cell, source: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def normalisation_of(cell: Cell, source: Any) -> Normalisation | None:
+    """Mean and standard deviation by channel that images of a cell are normalised with; None: they stay in 0..1."""
     wanted = cell.training.normalise
     if wanted == "auto" and cell.model.pretrained and cell.model.normalisation is not None:
         return cell.model.normalisation

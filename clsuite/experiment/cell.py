@@ -30,6 +30,7 @@ from .folder import Log, cell_folder, finished, publish, seconds_of, stored, unm
 from .identity import SCHEMA, cell_hash, provenance, source_digests
 from .machine import forget_peak_memory, peak_memory_mb, platform_of
 from .spec import Cell
+from .weights import check_place, save_weights
 
 MOST_RATES = 50
 """Experiences up to which a result says what the schedule came to in each."""
@@ -39,12 +40,14 @@ MOST_RATES = 50
 class Options:
     """How a cell is run; none of it changes a number.
 
+    `weights`: where to write the weights the cell ends with.
     `start_from`: the cell of a prefix in the same `out`, and the places of its parts among this cell's.
     """
 
     out: Path | None = None
     checkpoint_seconds: float = 30.0
     rerun: bool = False
+    weights: Path | None = None
     on_start: Callable[[Run], None] | None = None
     on_step: Callable[[Run], None] | None = None
     on_event: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
@@ -68,7 +71,11 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
     folder = None if options.out is None else cell_folder(options.out, name)
     known = stored(folder, digests, options.rerun)
     if known is not None:
+        if options.weights is not None:
+            raise UsageError(f"--weights = '{options.weights}': the cell is finished and kept no weights (--rerun computes it again)")
         return known
+    if options.weights is not None:
+        check_place(cell, options.weights)
     if options.out is not None:
         writable(options.out)
     device = device_of(cell.spec["device"])
@@ -113,6 +120,8 @@ def _run(cell: Cell, options: Options) -> dict[str, Any]:
         result["until"] = cell.until
     if start is not None and loop.started:
         result["start_from"] = start.facts
+    if options.weights is not None and status == "ok":
+        save_weights(cell, loop, options.weights)  # not charged to the method
     if folder is not None and leads:
         publish(folder, result, options.rerun)
         if cell.until is None or status != "ok":

@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def cell_content(cell: Cell) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "scenario": scenario,
-        "model": {**_hashed_settings(cell.model, spec["model"]), "weights": _weights_digest(cell)},
+        "model": {**_hashed_settings(cell.model, spec["model"]), "weights": _digest_of(cell.model.weight_files(cell.data_root))},
         "strategy": strategy,
         "training": {**_hashed_settings(cell.training, spec["training"]), "schedule": schedule},
         "evaluation": _hashed_settings(cell.evaluation, spec["evaluation"]),
@@ -60,13 +60,14 @@ def cell_content(cell: Cell) -> dict[str, Any]:
         "seed": spec["seed"],
         "device": device_of(spec["device"]).type,
         **({} if cell.until is None else {"until": cell.until}),
+        **({"part_weights": read} if (read := _digest_of([f for part in cell.parts for f in part.weight_files(cell.data_root)])) else {}),
         "revisions": [[plain_name(c.name), c.revision] for c in components],
         "files": {name: digest for name, digest in source_digests(cell).items() if ".py:" in name},
     }
 
 
-def _weights_digest(cell: Cell) -> str | None:
-    digests = [_file_digest(path, *_version(path)) for path in cell.model.weight_files(cell.data_root)]
+def _digest_of(files: Sequence[Path]) -> str | None:
+    digests = [_file_digest(path, *_version(path)) for path in files]
     return None if not digests else digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -52,6 +52,8 @@ def _bumps(result: Mapping[str, Any], hold: Mapping[str, Any] | None) -> dict[st
     if hold is None or hold is result or "loss_curve" not in result:
         return {}
     last = len(result["matrix"]) - 1
+    if any(r["rates"][last].get("anew") for r in (result, hold)):
+        return {}  # a model that starts anew knows nothing at its border: its first losses are no cost of going on
     ours, theirs = (_curve(r, last) for r in (result, hold))
     steps = sorted(set(ours) & set(theirs))
     learned = np.array([e["learned_in"] for e in result["evaluation_sets"]])

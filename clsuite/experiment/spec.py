@@ -20,7 +20,7 @@ from ..scenario import PHASES, Scenario, Split
 from ..schedule import Schedule
 from ..settings import Configurable, setting
 from ..strategy import Modifier, Part, Strategy
-from ..training.borders import expanded
+from ..training.borders import expanded, layered
 from ..training.settings import Training
 
 COMPONENTS = ("scenario", "model", "strategy")
@@ -98,7 +98,7 @@ def resolve(raw: Mapping[str, Any], data_root: str | None = None) -> Cell:
 
     strategy, training_defaults = expand(groups["strategy"])
     parts = _parts(strategy, defaults)
-    training_values = Training.resolved({**scenario.training_defaults, **training_defaults, **expanded(groups["training"])}, defaults)
+    training_values = Training.resolved(layered(scenario.training_defaults, training_defaults, expanded(groups["training"])), defaults)
     schedule = _schedule(training_values["schedule"])
     training_values["schedule"] = {"name": schedule.name, **schedule.settings()}
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -124,3 +129,34 @@ class Model(Configurable):
         `data_root` is the first place weight files are looked for.
         """
         raise NotImplementedError
+
+    suffix: ClassVar[str] = ".safetensors"
+    """How the name of what `write` writes must end; empty for a folder."""
+
+    def tensors(self, network: Network) -> dict[str, torch.Tensor]:
+        """Weights and running statistics of a network, by the names that `write` gives them."""
+        return dict(network.state_dict())
+
+    def write(self, network: Network, tensors: dict[str, torch.Tensor], path: Path, normalisation: Normalisation | None) -> None:
+        """Write what `tensors` gave, in whole tensors, so that the model's own setting for weights reads it; whole or absent."""
+        from safetensors.torch import save_file
+
+        mean_std = {} if normalisation is None else dict(zip(("mean", "std"), map(json.dumps, normalisation), strict=True))
+        with replacing(path) as temporary:
+            save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary, mean_std)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary place beside `path`, renamed to it at the end of the block and removed when that fails."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+
+    def clear() -> None:
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+    clear()
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        clear()

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..errors import UsageError
 from ..settings import setting
-from .base import Model, Network, Shape
-from .language_checkpoint import architecture, checkpoint_files, find_checkpoint, load_checkpoint, modules_of
+from .base import Model, Network, Normalisation, Shape
+from .language_checkpoint import architecture, checkpoint_files, find_checkpoint, load_checkpoint, modules_of, published, save_checkpoint
 
 
 class LanguageNetwork(Network):
@@ -135,6 +135,14 @@ class LanguageModel(Model):
             configuration, network = architecture(self.name)
             language_model = network(configuration(**self._configuration(shape[0], classes), attn_implementation="sdpa"))
         return _wrapped(language_model)
+
+    suffix = ""
+
+    def tensors(self, network: Network) -> dict[str, torch.Tensor]:
+        return published(network)  # type: ignore[arg-type]
+
+    def write(self, network: Network, tensors: dict[str, torch.Tensor], path: Path, normalisation: Normalisation | None) -> None:
+        save_checkpoint(network, path, tensors=tensors)  # type: ignore[arg-type]
 
     def _folder(self, data_root: str | None) -> Path | None:
         if self.checkpoint is None:

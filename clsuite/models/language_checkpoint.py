@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import platformdirs
 import torch
 
 from ..errors import MissingData, UsageError
+from .base import replacing
 
 if TYPE_CHECKING:
     from .language import LanguageNetwork
@@ -180,28 +180,32 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {textwrap.shorten(str(error), 160, placeholder=' ...')}"
 
 
-def save_checkpoint(network: LanguageNetwork, folder: str | Path, *, max_shard_size: str = "5GB") -> Path:
+def save_checkpoint(network: LanguageNetwork, folder: str | Path, *, tensors: dict[str, Any] | None = None, max_shard_size: str = "5GB") -> Path:
     """Write a network as a folder that `AutoModelForCausalLM.from_pretrained` and `model.checkpoint` read; returns the folder.
 
-    config.json and safetensors weights, with the names transformers gives them; whole or absent. A folder that
-    exists is a `UsageError`.
+    config.json and safetensors weights, with the names transformers gives them; whole or absent. `tensors`: what `published` gave, where
+    the network's own are spread over processes. A folder that exists is a `UsageError`.
     """
     folder = Path(folder)
     if folder.exists():
         raise UsageError(f"the checkpoint folder {folder} exists already: choose another or remove it")
+    with replacing(folder) as temporary, _quiet():
+        _published(network).save_pretrained(temporary, state_dict=tensors, max_shard_size=max_shard_size)
+    return folder
+
+
+def published(network: LanguageNetwork) -> dict[str, torch.Tensor]:
+    """The weights by the names transformers gives them."""
+    return dict(_published(network).state_dict())
+
+
+def _published(network: LanguageNetwork) -> Any:
+    """The network as transformers' own class, with the same parameters."""
     with torch.device("meta"):
         shell = architecture(network.config.model_type)[1](network.config)
     setattr(shell, shell.base_model_prefix, network.body)
     shell.set_output_embeddings(network.head)
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with _quiet():
-            shell.save_pretrained(temporary, max_shard_size=max_shard_size)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    return shell
 
 
 @contextlib.contextmanager

@@ -13,21 +13,21 @@ from ..experiment.cell import Options, run_cell
 from ..experiment.folder import cell_folder
 from ..experiment.overrides import parse_overrides
 from ..experiment.spec import COMPONENTS, resolve
-from ..training.processes import Processes, joined
+from ..training.processes import joined
 from .faults import summary
 from .progress import Progress
 from .text import emit, show_run
 
 
-def run_command(items: list[str], as_json: bool, out: Path, data_root: str | None, rerun: bool, checkpoint_seconds: float) -> int:
+def run_command(items: list[str], as_json: bool, data_root: str | None, options: Options) -> int:
     """Run a cell and print it; the exit code. Of several processes that train it together (torchrun) the first one alone speaks."""
     with joined() as processes:
-        return _run(items, as_json, out, data_root, rerun, checkpoint_seconds, processes)
+        options.processes = processes
+        return _run(items, as_json, data_root, options)
 
 
-def _run(items: list[str], as_json: bool, out: Path, data_root: str | None, rerun: bool, checkpoint_seconds: float, processes: Processes) -> int:
-    progress = Progress()
-    options = Options(out, checkpoint_seconds, rerun, processes=processes)
+def _run(items: list[str], as_json: bool, data_root: str | None, options: Options) -> int:
+    progress, processes, out = Progress(), options.processes, options.out or Path("runs")
     if processes.leads:
         options.on_start, options.on_step = progress.on_start, progress.on_step
     try:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UsageError, unknown
+from ..errors import UsageError, nearest, unknown
 from ..schedule import Schedule, in_steps
 from .settings import Training
 
@@ -49,8 +49,23 @@ def preset(name: Any) -> dict[str, Any]:
 
 
 def expanded(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with `border` replaced by what it stands for; what is given beside it counts more."""
-    return {**preset(given.get("border")), **{k: v for k, v in given.items() if k != "border"}}
+    """Settings with `border` replaced by what it stands for; what is given beside it counts more. Raises `UsageError` for an unknown name."""
+    names = ("border", *Training.declared())
+    for name in given:
+        if name not in names:
+            raise UsageError(f"unknown setting 'training.{name}'{nearest(name, names)} (valid: {', '.join(names)})")
+    return layered(preset(given.get("border")), {k: v for k, v in given.items() if k != "border"})
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of training, those of later layers over those of earlier ones; a schedule without a name changes settings of the one below it."""
+    found: dict[str, Any] = {}
+    for layer in layers:
+        below, above = found.get("schedule", {}), layer.get("schedule")
+        found.update(layer)
+        if isinstance(above, Mapping) and "name" not in above:
+            found["schedule"] = {**({"name": below} if isinstance(below, str) else below), **above}
+    return found
 
 
 def shared_before(training: Mapping[str, Any], keep_schedule: bool) -> dict[str, Any]:
@@ -129,7 +144,12 @@ class Timeline:
         if self.fresh[i] or self.way != "hold" or i == 0:
             _, horizon = self._place(i, 0, 0)
             self._schedule_of(i).check(horizon)
-        self._rewarm_steps(i)
+        transition = self._rewarm_steps(i) or 0
+        if transition > self.steps[i] and self.way == "lengthen" and self.training.border_peak_scale != 1.0:
+            raise UsageError(
+                f"training.border_rewarm = {transition} is longer than the {self.steps[i]} steps of experience {i}, so the new peak would never be reached"
+                f" (valid: at most {self.steps[i]}, or a share below 1)"
+            )
         if not self.branches:
             return
         if self.way == "extend":
@@ -148,12 +168,16 @@ class Timeline:
             )
 
     def describe(self) -> list[dict[str, Any]]:
-        """For every experience what was resolved: its steps, the length of the transition after its border, where its branch begins."""
+        """For every experience what was resolved: its steps, the length of the transition after its border, where its branch begins.
+
+        `anew` marks one whose model starts from random weights.
+        """
         found = []
         for i, steps in enumerate(self.steps):
             first = self.ends[i] - steps
             rates = {"first_rate": self.factor(i, 0, first), "last_rate": self.factor(i, steps - 1, first + steps - 1)} if steps else {}
-            found.append({"steps": steps, "rewarm_steps": self._rewarm_steps(i), "branch_from": self.branch_from(i), **rates})
+            anew = {"anew": True} if self.fresh[i] else {}
+            found.append({"steps": steps, "rewarm_steps": self._rewarm_steps(i), "branch_from": self.branch_from(i), **rates, **anew})
         return found
 
     # -- parts of it --------------------------------------------------------------------------------------------

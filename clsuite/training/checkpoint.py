@@ -149,7 +149,7 @@ class Checkpoints:
         return sorted(found, key=lambda p: (self._number_of(p), p.stat().st_mtime_ns), reverse=True)
 
 
-def writable(folder: Path) -> None:
+def writable(folder: Path, option: str = "--out") -> None:
     """Raise `UsageError` in one line when nothing can be written to a folder, or to the one it would be made in; makes none itself."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     try:
@@ -157,4 +157,4 @@ def writable(folder: Path) -> None:
         probe.write_text("x" * 4096)
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"--out = '{folder}' cannot be written: {error.strerror or error}") from error
+        raise UsageError(f"{option} = '{folder}' cannot be written: {error.strerror or error}") from error

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -228,6 +229,14 @@ class Loop:
         i = run.experience
         if not self.measurements.wanted(i) or not run.plan_of(i).measured:
             return
+        with self.deployed():
+            row = self._timed(self.measurements.row, i)
+        self._report({"event": "experience", "experience": i, "step": run.step, **row})
+
+    @contextmanager
+    def deployed(self) -> Iterator[None]:
+        """The model as one would deploy it now, put back as it was at the end of the block."""
+        run = self.run
         started = time.monotonic()
         run.cost = run.costs["deployment"]
         random_state = torch.get_rng_state()  # what is drawn to deploy a model leaves training as it would have been
@@ -236,7 +245,7 @@ class Loop:
             part.before_evaluation()
         run.check_own_losses()
         self.seconds["deployment"] += time.monotonic() - started
-        row = self._timed(self.measurements.row, i)
+        yield
         started = time.monotonic()
         for part in reversed(run.parts):
             part.after_evaluation()
@@ -245,7 +254,6 @@ class Loop:
             torch.cuda.set_rng_state_all(device_state)
         run.cost = run.costs["training"]
         self.seconds["deployment"] += time.monotonic() - started
-        self._report({"event": "experience", "experience": i, "step": run.step, **row})
 
     def _timed(self, measure: Callable[..., Any], *arguments: Any) -> Any:
         started = time.monotonic()
