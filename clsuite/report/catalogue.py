@@ -26,7 +26,7 @@ def list_command(kind: str, as_json: bool) -> None:
     if kind == "experiments":
         rows = [(r["name"], r["description"]) for r in found]
         return console().print(table(None, ("name", "what it shows"), rows) if rows else "no experiments are installed")
-    heads = [h for h in ("name", "family", "role", "origin", "description", "source") if any(r.get(h) for r in found)]
+    heads = [h for h in ("name", "family", "role", "origin", "needs", "description", "source", "reproduced") if any(r.get(h) for r in found)]
     console().print(table(None, heads, [[r[h] if h != "description" else r["broken"] or r[h] for h in heads] for r in found]))
     return None
 
@@ -44,12 +44,15 @@ def experiments() -> list[dict[str, Any]]:
 def _components(kind: str) -> list[dict[str, Any]]:
     """Rows by name; one that cannot be imported is a warning and a row with `broken` set."""
     found = []
+    row: dict[str, Any]
     for name, entry in registry.catalogue(kind).items():
         row = {"name": name, "family": entry.facts.get("family", ""), "role": "", "origin": entry.origin, "source": entry.facts.get("source", "")}
+        row |= {"needs": "", "reproduced": entry.facts.get("reproduced", "")}
         row |= {"description": "", "stands_for": None, "broken": None, "target": entry.target}
         try:
             component = registry.load(kind, name)
-            row["role"] = _role(component) if kind == "strategies" else ""
+            if kind == "strategies":
+                row["role"], row["needs"] = _role(component), ", ".join(sorted(component.needs))
             row["description"] = _first_line(component)
             row["source"] = row["source"] or _source(component)
         except UsageError as error:
@@ -67,7 +70,8 @@ def _alias_row(name: str) -> dict[str, Any]:
     stands_for = describe_alias(name)
     text = f"stands for {stands_for}"
     source = registry.aliases()[name].get("source", "")
-    return {"name": name, "family": "", "role": "alias", "origin": "native", "source": source, "description": text, "stands_for": stands_for, "broken": None}
+    row = {"name": name, "family": "", "role": "alias", "origin": "native", "needs": "", "source": source, "reproduced": ""}
+    return {**row, "description": text, "stands_for": stands_for, "broken": None}
 
 
 def _role(component: Any) -> str:
