@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -13,6 +14,9 @@ import torch
 import clsuite
 from clsuite import registry
 from clsuite.experiment.cell import make_run
+from clsuite.experiment.engines import local
+from clsuite.experiment.engines.forkserver import ForkServer, ServerEnded
+from clsuite.experiment.grid import WARM
 from clsuite.experiment.overrides import parse_overrides
 from clsuite.experiment.spec import COMPONENTS, resolve
 
@@ -95,3 +99,56 @@ def register(monkeypatch):
         return part
 
     return add
+
+
+class LastingServer(ForkServer):
+    """A server that goes on when its engine leaves, unless a worker of it may still be there."""
+
+    def __init__(self, surroundings):
+        self.surroundings, self.alive, self._at_work = surroundings, True, 0
+        raws = [{"scenario": {"dataset": "digits"}, "strategy": name} for name in ("naive", "replay")]
+        super().__init__(local.PRELOAD, (WARM, {"raws": raws, "data_root": None}), ())
+        assert not self.trouble
+
+    def fork(self, number, theirs):
+        self._at_work += 1
+        super().fork(number, theirs)
+
+    def messages(self):
+        try:
+            found = super().messages()
+        except ServerEnded:
+            self.alive = False
+            raise
+        self._at_work -= sum("code" in message for message in found)
+        return found
+
+    def end(self):
+        if self.alive and self._at_work == 0:
+            return 0
+        self.alive = False
+        return super().end()
+
+
+@pytest.fixture(scope="session")
+def lasting_servers():
+    servers = []
+    yield servers
+    for server in servers:
+        ForkServer.end(server)
+
+
+@pytest.fixture(scope="module")
+def one_server(lasting_servers):
+    """Grids fork their workers from a server that is there already: to start one takes longer than a grid of small cells."""
+
+    def started(preload, warm, path):
+        kept = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        surroundings = (*path, *sys.path), os.getcwd(), kept
+        if not (lasting_servers and lasting_servers[-1].alive and lasting_servers[-1].surroundings == surroundings):
+            lasting_servers.append(LastingServer(surroundings))
+        return lasting_servers[-1], preload, warm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "started", started)
+        yield

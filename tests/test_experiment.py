@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from clsuite.errors import UsageError
+from clsuite.experiment.engines import forkserver, local
 from clsuite.experiment.file import read
 from clsuite.experiment.phases import run_grid
 from clsuite.experiment.statistics import estimate, optimism
 from clsuite.training.metrics import derived
+
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_server")]
 
 SMALL = """\
 scenario: {name: class_incremental, dataset: digits, experiences: 2}
@@ -92,7 +95,6 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=WRONG.keys())
 def test_a_wrong_file_is_refused_in_one_line_before_anything_is_written(text: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
@@ -103,7 +105,6 @@ def test_a_wrong_file_is_refused_in_one_line_before_anything_is_written(text: st
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.unit
 def test_overrides_reach_every_cell_and_with_only_its_own(tmp_path: Path) -> None:
     text = SMALL.replace("[naive,", "[naive, {name: naive, label: long, with: {training: {epochs: 5}}},")
     experiment = read(written(tmp_path, text), ["training.batch_size=7", "seeds=[4]"])
@@ -112,8 +113,8 @@ def test_overrides_reach_every_cell_and_with_only_its_own(tmp_path: Path) -> Non
     assert [c.seed for c in experiment.cells] == [4, 4, 4]
 
 
-@pytest.mark.unit
-def test_strategies_of_a_file_beside_the_experiment_go_by_their_class_names(tmp_path: Path) -> None:
+def test_strategies_of_a_file_beside_the_experiment_go_by_their_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "started", forkserver.started)  # a server of its own, which has read the file too
     (tmp_path / "bad.py").write_text(BAD + "\n\nclass Good(Strategy):\n    pass\n")
     experiment = read(
         written(tmp_path, SMALL.replace("[naive,", "[naive, Good, {name: Good+fpf, label: tuned, fpf: {buffer_size: 20}},") + "plugins: [bad.py]\n")
@@ -124,27 +125,23 @@ def test_strategies_of_a_file_beside_the_experiment_go_by_their_class_names(tmp_
     assert outcomes["tuned"].ok
 
 
-@pytest.mark.unit
 def test_a_mistake_on_the_command_line_is_told_as_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"experiment.yaml: 'training.epochs=0': naive: training.epochs = 0 is out of bounds"):
         run_grid(read(written(tmp_path, SMALL), ["training.epochs=0"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.unit
 def test_a_name_and_its_settings_may_be_given_apart(tmp_path: Path) -> None:
     experiment = read(written(tmp_path, SMALL.replace("model: {name: mlp, hidden: [8]}", "model: mlp")), ["model.hidden=[4]"])
     assert experiment.cells[0].raw["model"] == {"name": "mlp", "hidden": [4]}
 
 
-@pytest.mark.unit
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     outcomes = run_grid(read(written(tmp_path, SMALL)), tmp_path / "out", dry_run=True)
     assert [o.result for o in outcomes] == [None] * 4
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.unit
 def test_a_grid_runs_only_what_is_missing_and_a_bad_cell_costs_itself_alone(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(BAD)
     bad = f"[{{name: '{tmp_path}/bad.py:Raises', label: raises}}, {{name: '{tmp_path}/bad.py:Dies', label: dies}}, naive, "
@@ -163,7 +160,6 @@ def test_a_grid_runs_only_what_is_missing_and_a_bad_cell_costs_itself_alone(tmp_
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
-@pytest.mark.unit
 def test_results_do_not_depend_on_the_number_of_workers_or_what_a_worker_did_before(tmp_path: Path) -> None:
     experiment = read(written(tmp_path, SMALL))
     one, two = (run_grid(experiment, tmp_path / f"out{k}", workers=k) for k in (1, 2 if (os.cpu_count() or 1) > 1 else 1))
@@ -172,7 +168,6 @@ def test_results_do_not_depend_on_the_number_of_workers_or_what_a_worker_did_bef
         assert (a.result["metrics"], a.result["matrix"], a.result["weights_sha256"]) == (b.result["metrics"], b.result["matrix"], b.result["weights_sha256"])
 
 
-@pytest.mark.unit
 def test_an_interval_is_students() -> None:
     e = estimate([0.1, 0.2, 0.3])  # mean 0.2, sd 0.1, t(0.975, 2) = 4.302653
     assert (e.mean, e.spread, e.n) == (pytest.approx(0.2), pytest.approx(0.1), 3)
@@ -180,7 +175,6 @@ def test_an_interval_is_students() -> None:
     assert math.isnan(estimate([0.5]).low)
 
 
-@pytest.mark.unit
 def test_derived_numbers_by_hand() -> None:
     result = {"matrix": [[0.9, None], [0.7, 0.8], [0.5, 0.6]], "metrics": {"steps_to_90": [40, None, 20]}}
     assert derived("first_task_retention", result) == pytest.approx(0.6)
@@ -189,7 +183,6 @@ def test_derived_numbers_by_hand() -> None:
     assert derived("mean_steps_to_90", {"matrix": [], "metrics": {}}) is None
 
 
-@pytest.mark.unit
 def test_optimism_by_hand() -> None:
     # reported .80; its settings on fresh seeds .70 .74 .72 (mean .72), the frozen ones .70 .70 .70
     found = optimism(0.80, {0: 0.70, 1: 0.74, 2: 0.72, 9: 0.1}, {0: 0.70, 1: 0.70, 2: 0.70})  # seed 9 has no partner

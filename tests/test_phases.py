@@ -21,7 +21,7 @@ from clsuite.experiment.tuning import Trial, Tuning, finalists, incomplete, spac
 from clsuite.scenario import Split
 from clsuite_scenarios.class_incremental import ClassIncremental
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_server")]
 
 FILE = """\
 scenario: {name: class_incremental, dataset: digits, experiences: 2, samples_per_class: 20}
@@ -42,7 +42,7 @@ def run(folder: Path, text: str = FILE, out: str = "out", **options: Any) -> lis
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Outcome]]:
+def tuned(tmp_path_factory: pytest.TempPathFactory, one_server: None) -> tuple[Path, list[Outcome]]:
     folder = tmp_path_factory.mktemp("tuned")
     return folder, run(folder)
 

@@ -14,7 +14,7 @@ from clsuite.experiment.phases import run_grid
 from clsuite.experiment.prefix import computed_seconds, shared
 from clsuite.experiment.spec import resolve
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_server")]
 
 PLUGIN = '''\
 import torch
@@ -86,7 +86,7 @@ def without_time(result: dict[str, Any] | None) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def grids(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Outcome], list[Outcome]]:
+def grids(tmp_path_factory: pytest.TempPathFactory, one_server: None) -> tuple[Path, list[Outcome], list[Outcome]]:
     folder = tmp_path_factory.mktemp("prefix")
     (folder / "mine.py").write_text(PLUGIN)
     path = folder / "experiment.yaml"

@@ -21,7 +21,7 @@ from clsuite.experiment.results import groups, rows
 from clsuite.experiment.status import standing
 from clsuite.experiment.store import Store
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_server")]
 
 FILE = """\
 scenario: {{name: class_incremental, dataset: digits, experiences: 2, samples_per_class: 20}}
@@ -49,7 +49,7 @@ def run(folder: Path, text: str = FILE, **options: Any) -> list[Outcome]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, one_server: None) -> Path:
     folder = tmp_path_factory.mktemp("status")
     run(folder)
     return folder / "out"
