@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import torch
 
+from ..data.text.hub import PATIENCE, must_answer
 from ..errors import MissingData, UsageError
 from .base import replacing
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 ARCHITECTURES = {"gpt_neox": "GPTNeoX", "llama": "Llama"}
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_HUB_TIMEOUT = 5.0  # seconds for an answer about what there is; downloads have the hub client's own
 _PADDING = 512
 
 
@@ -60,21 +60,21 @@ def find_checkpoint(checkpoint: str, revision: str | None, data_root: str | None
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
     reason = ""
     for local in (True, False):
         try:
             with _quiet():
                 if not local:  # asks without patience: the download itself has no limit for its first question
-                    HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT)
+                    must_answer(name, revision)
                 folder = Path(
                     snapshot_download(
                         name,
                         revision=revision,
                         allow_patterns=["config.json", "model*.safetensors", _INDEX],
                         local_files_only=local,
-                        etag_timeout=_HUB_TIMEOUT,
+                        etag_timeout=PATIENCE,
                     )
                 )
         except Exception as error:  # the client, its cache and its transport each raise errors of their own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,8 +19,19 @@ _MOST_BYTES = 512_000_000
 """A fetched corpus ends at the first row that reaches this many bytes of text."""
 
 
+def must_answer(name: str, revision: str | None = None) -> None:
+    """Ask the hub for a model and raise, within seconds, what its client raises: a download tries again for half a minute first."""
+    from huggingface_hub import HfApi
+
+    HfApi().model_info(name, revision=revision, timeout=PATIENCE)
+
+
 def _offline() -> bool:
     return os.environ.get("CLSUITE_OFFLINE") == "1"
+
+
+PATIENCE = 5.0
+"""Seconds for an answer about what there is; downloads have the hub client's own."""
 
 
 def fetched(name: str, configuration: str | None, field: str) -> Path:
@@ -72,6 +84,10 @@ def tokenizer_file(name: str) -> Path:
     except ImportError as error:
         raise UsageError(f"tokenizer 'hf:{name}' needs the package 'huggingface_hub': pip install huggingface_hub, or {instead}") from error
     try:
+        with contextlib.suppress(Exception):
+            return Path(huggingface_hub.hf_hub_download(name, "tokenizer.json", local_files_only=True))
+        if not _offline():
+            must_answer(name)
         return Path(huggingface_hub.hf_hub_download(name, "tokenizer.json", local_files_only=_offline()))
     except Exception as error:  # network, an unknown or gated name: the line says what to do instead
         raise MissingData(f"tokenizer 'hf:{name}' cannot be fetched: {one_line(error)}; {instead}") from error
