@@ -11,15 +11,12 @@ import torch
 
 from clsuite import registry
 from clsuite.errors import UsageError
-from clsuite.experiment.cell import Options, make_run, run_cell
+from clsuite.experiment.cell import Options, run_cell
 from clsuite.experiment.spec import resolve
-from clsuite.models.language import GPTNeoX
-from clsuite.models.language_checkpoint import save_checkpoint
 from clsuite.training.checkpoint import Checkpoints
 from clsuite.training.loop import Loop
 
 from .test_llm_pretraining import tiny
-from .text_runs import gone_on
 
 pytestmark = pytest.mark.unit
 
@@ -112,17 +109,6 @@ def test_a_first_stage_longer_than_the_longest_is_refused():
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("at", [1, 8, 14, 25, 26, 40])
-def test_a_run_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, at):
-    raw = tiny(strategy=SEARCH, training={"schedule": {"name": "constant", "warmup": 3}}, model={"dropout": 0.1})
-    whole = run_cell(resolve(raw), Options(tmp_path / "whole"))
-
-    again = gone_on(lambda: resolve(raw), tmp_path / "cut", at)
-    for key in ("weights_sha256", "matrix", "loss_curve", "reports"):
-        assert again[key] == whole[key]
-    assert again["resume"] == "exact" and again["cost"]["gradient_steps"] == whole["cost"]["gradient_steps"]
-
-
 # -- instruction residuals --------------------------------------------------------------------------------------
 
 
@@ -156,46 +142,3 @@ def test_the_unchanged_base_gives_the_instruct_model_back_bit_for_bit(dtype, see
     ):
         found = residuals.with_residual({"w": b}, residuals.residual({"w": a}, {"w": b}))["w"]
         assert found.dtype == dtype and torch.equal(bits(found), bits(a))
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A base and its instruct model, some of whose weights are exactly zero of either sign."""
-    place, vocabulary = tmp_path_factory.mktemp("pair"), make_run(resolve(tiny()), torch.device("cpu")).classes
-    found = {}
-    for seed, name in enumerate(("base", "instruct")):
-        torch.manual_seed(seed)
-        network = GPTNeoX(layers=1, width=16, heads=2).build((32,), vocabulary, None)
-        if name == "instruct":
-            with torch.no_grad():
-                network.head.weight[0] = -0.0
-                network.head.weight[1] = 0.0
-        found[name] = str(save_checkpoint(network, place / name))
-    return found
-
-
-def of(folders):
-    model = {"name": "gpt_neox", "checkpoint": folders["base"]}
-    residual = {"name": "naive+instruction_residual", "instruction_residual": {"instruct": folders["instruct"]}}
-    return {**tiny(training={"schedule": "constant"}, strategy=residual), "model": model}
-
-
-def test_untrained_the_instruct_model_is_deployed_and_taken_back_bit_for_bit(folders):
-    run = make_run(resolve(of(folders)), torch.device("cpu"))
-    instruct = make_run(resolve({**of(folders), "strategy": "naive", "model": {"name": "gpt_neox", "checkpoint": folders["instruct"]}}), torch.device("cpu"))
-    before, part = run.weights_digest(), run.parts[1]
-    part.setup()
-    part.before_evaluation()
-    assert run.weights_digest() == instruct.weights_digest() != before
-    part.after_evaluation()
-    assert run.weights_digest() == before
-
-
-@pytest.mark.parametrize("at", [1, 25, 40])
-def test_a_residual_run_that_was_stopped_anywhere_ends_with_the_same_bits(tmp_path, folders, at):
-    whole = run_cell(resolve(of(folders)), Options(tmp_path / "whole"))
-
-    again = gone_on(lambda: resolve(of(folders)), tmp_path / "cut", at)
-    for key in ("weights_sha256", "matrix", "loss_curve", "reports"):
-        assert again[key] == whole[key]
-    assert again["resume"] == "exact"
