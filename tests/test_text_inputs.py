@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from clsuite.cli import main
+from clsuite.experiment.engines.local import LocalEngine, Task
 from clsuite.models.language import LanguageNetwork
 from clsuite.models.language_checkpoint import save_checkpoint
 from clsuite.training.loop import MEASUREMENTS
@@ -241,22 +241,27 @@ def test_a_window_knows_its_corpus_without_a_table_of_all_windows(run_of, monkey
 # What cells of text import before they begin
 
 
-def test_the_networks_of_transformers_are_imported_without_a_thread_or_a_tensor_where_a_model_is_one_of_them():
-    if not sys.platform.startswith("linux"):
-        pytest.skip("threads are counted in /proc")
-    code = """
+NETWORKS = """
 import gc, os, sys
-import clsuite.experiment.warm as warm
-import torch
+from clsuite.experiment.warm import import_for
 from clsuite import registry
 
 def state():
+    import torch
     return len(os.listdir("/proc/self/task")), sum(isinstance(x, torch.Tensor) for x in gc.get_objects())
 
 before, there = state(), lambda name: f"transformers.models.{name}.modeling_{name}" in sys.modules
 for name in ("mlp", "gpt_neox", "llama"):
-    warm.import_for(registry.load("models", name)())
+    import_for(registry.load("models", name)())
     print(name, there("gpt_neox"), there("llama"), state() == before)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["mlp False False True", "gpt_neox True False True", "llama True True True"], done.stderr
+
+
+def test_the_networks_of_transformers_are_imported_without_a_thread_or_a_tensor_where_a_model_is_one_of_them(tmp_path, one_server):
+    if not sys.platform.startswith("linux"):
+        pytest.skip("threads are counted in /proc")
+    program, log = tmp_path / "networks.py", tmp_path / "log"
+    program.write_text(NETWORKS)
+    with LocalEngine(1) as engine:  # a process that has imported what cells of images need
+        (ending,) = engine.run([Task("networks", "builtins:exec", f"import runpy; runpy.run_path({str(program)!r})", log)])
+    assert ending.status == "ok" and log.read_text().splitlines() == ["mlp False False True", "gpt_neox True False True", "llama True True True"], ending
