@@ -23,6 +23,14 @@ from clsuite.experiment.spec import COMPONENTS, resolve
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The unit tests of a file stay in one process, so that what they share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.option.markexpr == "unit" else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quiet_surroundings(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:

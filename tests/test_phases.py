@@ -33,6 +33,8 @@ protocol: {name: two-phase, trials: 3, tuning_seeds: 2, finalists: 2, finalist_s
 seeds: 2
 """
 FIXED = "training: {batch_size: 16}"
+NAIVE = FILE.replace("[naive, {name: replay, buffer_size: 20, search: {replay_batch: [8, 16]}}]", "[naive]")
+REPLAY = FILE.replace("[naive, {", "[{").replace("trials: 3", "trials: 2")
 
 
 def run(folder: Path, text: str = FILE, out: str = "out", **options: Any) -> list[Outcome]:
@@ -127,8 +129,8 @@ def test_a_removed_selection_is_chosen_again_from_the_stored_trials(tuned: tuple
 
 
 def test_more_trials_and_seeds_extend_an_experiment(tmp_path: Path) -> None:
-    first = run(tmp_path)
-    text = FILE.replace("trials: 3", "trials: 4").replace("seeds: 2\n", "seeds: 3\n")
+    first = run(tmp_path, NAIVE)
+    text = NAIVE.replace("trials: 3", "trials: 4").replace("seeds: 2\n", "seeds: 3\n")
     longer = run(tmp_path, text)
     tuned_then = {(o.label, o.trial, o.seed): o.result for o in longer if o.phase == "tuning"}
     assert all(tuned_then.get((o.label, o.trial, o.seed), o.result) == o.result for o in first if o.phase == "tuning")
@@ -143,14 +145,14 @@ def test_another_scenario_in_the_same_folder_is_refused(tuned: tuple[Path, list[
 
 
 def test_the_conventional_protocol_tunes_on_what_it_reports_and_says_so(tmp_path: Path) -> None:
-    outcomes = run(tmp_path, FILE.replace("two-phase", "conventional"))
+    outcomes = run(tmp_path, REPLAY.replace("two-phase", "conventional"))
     tuning, evaluation = ([o.result for o in outcomes if o.phase == phase] for phase in ("tuning", "evaluation"))
     assert {r["spec"]["phase"] for r in tuning + evaluation if r} == {"evaluation"}
     assert read(tmp_path / "experiment.yaml").protocol.leaky
 
 
 def test_a_validation_share_is_left_out_of_training_while_choosing_and_only_then(tmp_path: Path) -> None:
-    outcomes = run(tmp_path, FILE.replace("two-phase, trials: 3", "conventional, trials: 3, validation: 0.25"))
+    outcomes = run(tmp_path, REPLAY.replace("two-phase", "conventional, validation: 0.25"))
     for o in outcomes:
         assert o.result
         tested = sum(s["samples"] for s in o.result["evaluation_sets"])
@@ -162,7 +164,7 @@ FIRST = FILE.replace("experiences: 2", "experiences: 5").replace("two-phase, tri
 
 
 def test_the_first_experiences_are_tuned_on_and_the_others_evaluated_from_scratch(tmp_path: Path) -> None:
-    outcomes = run(tmp_path, FIRST)
+    outcomes = run(tmp_path, FIRST.replace("[naive, {", "[{").replace("trials: 3", "trials: 2"))
     assert {o.status for o in outcomes} == {"ok"}
     parts = {(o.phase, o.result["stream"]["part"], len(o.result["matrix"])) for o in outcomes if o.result}
     assert parts == {("tuning", "experiences 0 to 1 of 5", 2), ("evaluation", "experiences 2 to 4 of 5", 3)}
@@ -183,7 +185,7 @@ def test_a_stream_whose_experiences_share_samples_cannot_be_cut(tmp_path: Path) 
 
 
 def test_optimism_is_measured_on_the_evaluation_stream_alone(tmp_path: Path) -> None:
-    outcomes = run(tmp_path, FILE.replace("trials: 3", "trials: 3, optimism: true").replace("[naive, {", "[{"))
+    outcomes = run(tmp_path, REPLAY.replace("trials: 2", "trials: 2, optimism: true"))
     phases = {o.phase for o in outcomes}
     assert phases == {"tuning", "evaluation", "conventional tuning", "conventional"}
     for o in outcomes:
@@ -195,7 +197,7 @@ def test_optimism_is_measured_on_the_evaluation_stream_alone(tmp_path: Path) -> 
 
 
 def test_tpe_gives_the_same_choice_after_an_interruption(tmp_path: Path) -> None:
-    text = FILE.replace("trials: 3", "trials: 6, sampler: tpe").replace("[naive, {", "[{")
+    text = REPLAY.replace("trials: 2", "trials: 6, sampler: tpe")
     whole = run(tmp_path, text)
     entries = (tmp_path / "out" / "selected.yaml").read_text()
     for path in list((tmp_path / "out").glob("cells/*/*/result.json"))[::2]:  # half of the results are lost
@@ -280,9 +282,7 @@ def test_settings_of_a_plug_in_are_searched_like_any_other(tmp_path: Path) -> No
         "from clsuite.settings import setting\nfrom clsuite.strategy import Modifier\n\n\n"
         "class Mine(Modifier):\n    weight: float = setting(0.5, ge=0, search=[0.1, 0.5])\n"
     )
-    text = FILE.replace(
-        "[naive, {name: replay, buffer_size: 20, search: {replay_batch: [8, 16]}}]", "[{name: naive+Mine, search: {Mine: {weight: [0.2, 0.3]}}}]"
-    )
+    text = NAIVE.replace("[naive]", "[{name: naive+Mine, search: {Mine: {weight: [0.2, 0.3]}}}]")
     outcomes = run(tmp_path, text + "plugins: [mine.py]\n")
     assert {o.status for o in outcomes} == {"ok"} and {o.label for o in outcomes} == {"naive+Mine"}
     weights = {o.result["spec"]["strategy"]["modifiers"][0]["weight"] for o in outcomes if o.result and o.phase == "tuning"}
