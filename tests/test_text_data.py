@@ -497,7 +497,8 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("a.txt", ""), ("a.txt", " \n\n \n"), ("a.jsonl", ""), ("a.txt.gz", gzip.compress(b"")), ("a.bin", ""), ("a.jsonl", '{"text": ""}\n')]
+    ("name", "content"),
+    [("a.txt", ""), ("a.txt", " \n\n \n"), ("a.jsonl", ""), ("a.txt.gz", gzip.compress(b"", mtime=0)), ("a.bin", ""), ("a.jsonl", '{"text": ""}\n')],
 )
 def test_an_empty_file_is_refused(tmp_path, name, content):
     path = write(tmp_path / name, content)
