@@ -41,6 +41,18 @@ class Raises(Strategy):
         raise ValueError("on purpose")
 """
 
+SOMETIMES = """\
+from pathlib import Path
+
+from clsuite.strategy import Strategy
+
+
+class Sometimes(Strategy):
+    def setup(self):
+        if Path("{broken}").exists():
+            raise ValueError("on purpose")
+"""
+
 
 def run(folder: Path, text: str = FILE, **options: Any) -> list[Outcome]:
     (folder / "mine.py").write_text(RAISES)
@@ -113,6 +125,23 @@ def test_rerun_changed_computes_again_what_other_source_made_and_nothing_else(tm
     assert again["metrics"] == first[0].result["metrics"]
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     assert any("1 to run" in line for line in said)
+
+
+def test_what_fails_when_it_is_computed_again_keeps_its_earlier_result(tmp_path: Path) -> None:
+    (tmp_path / "sometimes.py").write_text(SOMETIMES.format(broken=tmp_path / "broken"))
+    text = FILE.replace("[naive, {{name: '{folder}/mine.py:Raises', label: raises}}]", "[{{name: '{folder}/sometimes.py:Sometimes', label: sometimes}}]")
+    first = run(tmp_path, text)
+    assert first[0].result
+    name = first[0].result["cell"]
+    path = tmp_path / "out" / "cells" / name[:2] / name / "result.json"
+    path.write_text(json.dumps({**first[0].result, "environment": {**first[0].result["environment"], "source": {"clsuite": "0" * 64}}}))
+    before = path.read_text()
+    (tmp_path / "broken").touch()
+    said: list[str] = []
+    again = run(tmp_path, text, say=said.append, rerun="changed")
+    assert path.read_text() == before and again[0].result and again[0].result["metrics"] == first[0].result["metrics"]
+    assert sum("ValueError: on purpose" in line for line in said) == 1  # tried once
+    assert "1 cells could not be computed again: their earlier results stay" in said
 
 
 def test_every_planned_cell_is_a_row_with_its_phase_status_settings_metrics_and_cost(done: Path) -> None:

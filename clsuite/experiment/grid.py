@@ -12,6 +12,7 @@ import math
 import os
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from .identity import cell_content, content_hash, source_digests
 from .limits import checked_workers, gpu_slots
 from .prefix import Prefix, shared
 from .spec import Cell, resolve
-from .store import SHARED_START, Store
+from .store import SHARED_START, TRANSIENT, TRIES, Store
 
 TARGET = "clsuite.experiment.grid:run_task"
 WARM = "clsuite.experiment.grid:warm"
@@ -102,6 +103,7 @@ class Grid:
         self._known: dict[str, tuple[Cell, dict[str, Any]]] = {}
         self._sizes: dict[str, int] = {}
         self._tried: set[str] = set()
+        self._failures: dict[str, list[str]] = defaultdict(list)
         self._noted = False
 
     def __enter__(self) -> Grid:
@@ -156,9 +158,12 @@ class Grid:
             self._passes(engine, [job for job in open_ if prefixes[job.name].depth == depth])
 
     def _passes(self, engine: LocalEngine, missing: list[_Job]) -> None:
+        all_ = missing
         while missing:
             self._run(engine, missing)
             missing = [job for job in missing if not self._finished(job)]
+        if kept := sum(job.changed and self._other_source(job.name, job.cell) for job in all_):
+            self.options.say(f"{kept} cells could not be computed again: their earlier results stay")
 
     def _jobs(self, planned: Sequence[PlannedCell]) -> list[_Job]:
         """Cells with their hashes; those that differ in the seed alone are resolved once."""
@@ -194,8 +199,9 @@ class Grid:
         return missing
 
     def _finished(self, job: _Job) -> bool:
-        if job.changed:
-            return not self._other_source(job.name, job.cell)
+        if job.changed:  # its old result stays where computing it again fails, as often as any cell is tried
+            endings = self._failures[job.name]
+            return not self._other_source(job.name, job.cell) or len(endings) >= TRIES or not set(endings) <= set(TRANSIENT)
         return self.store.state(job.name).final
 
     def _other_source(self, name: str, cell: Cell) -> bool:
@@ -235,6 +241,7 @@ class Grid:
         def ended(ending: Ending) -> None:
             name = ending.task.key
             if ending.status not in ("ok", "interrupted"):
+                self._failures[name].append(ending.status)
                 self.store.record(name, {"status": ending.status, "reason": ending.reason, "log": ending.log, "seconds": round(ending.seconds, 3), **_here()})
             held.pop(name).release()
 
@@ -307,4 +314,5 @@ def warm(task: dict[str, Any]) -> None:
     for raw in task["raws"]:
         cell = resolve(raw, task["data_root"])
         content_hash(cell_content(cell))
-        import_for(cell.model)
+        for component in (cell.model, *cell.parts):
+            import_for(component)

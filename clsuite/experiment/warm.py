@@ -11,15 +11,14 @@ import safetensors.torch  # noqa: F401
 import torch._dynamo  # noqa: F401
 
 from .. import registry
-from ..models.base import Model
 from ..settings import Configurable, prepare
 from . import cell  # noqa: F401
 from .spec import resolve
 
 
-def import_for(model: Model) -> None:
-    """Import what a model names in `modules`: seconds, which are left alone where no cell needs them."""
-    for name in getattr(model, "modules", ()):
+def import_for(component: Configurable) -> None:
+    """Import what a model or a part names in `modules`: seconds, which are left alone where no cell needs them."""
+    for name in getattr(component, "modules", ()):
         importlib.import_module(name)
 
 
