@@ -15,15 +15,18 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import pandas
 
     from .data.source import ImageSource
+    from .interop.avalanche_benchmarks import ImportedBenchmark
+    from .interop.avalanche_plugins import AvalanchePlugin
     from .stream import Stream
 
 __version__ = "0.1.0"
-__all__ = ["images", "results", "run", "stream"]
+__all__ = ["avalanche_plugin", "from_avalanche", "images", "results", "run", "stream", "to_avalanche"]
 
 
 class _Package(types.ModuleType):
@@ -48,8 +51,10 @@ def _specification(overrides: tuple[str, ...], values: dict[str, Any]) -> dict[s
             raise UsageError(f"'{key}' is given twice, as text and as an argument")
         result[key] = value
     scenario = result.get("scenario")
-    if isinstance(scenario, dict) and hasattr(scenario.get("dataset"), "identity"):
-        result["scenario"] = {**scenario, "dataset": scenario["dataset"].name}
+    if isinstance(scenario, dict):
+        # data in memory goes by its name
+        named = {key: scenario[key].name for key in ("dataset", "benchmark") if hasattr(scenario.get(key), "identity")}
+        result["scenario"] = {**scenario, **named}
     return result
 
 
@@ -102,3 +107,36 @@ def images(x: Any, y: Any, x_test: Any, y_test: Any, name: str | None = None) ->
     from .data.source import images as make
 
     return make(x, y, x_test, y_test, name)
+
+
+def avalanche_plugin(name: str, **settings: Any) -> AvalanchePlugin:
+    """A modifier as a plugin of an Avalanche strategy: `Replay(..., plugins=[clsuite.avalanche_plugin("fpf", steps_each=300)])`.
+
+    Settings are the modifier's own, and `seed`, `head`, `experiences`, `total_steps`, `pretrained`, `logit_mask`: see
+    `clsuite.interop.avalanche_plugins.avalanche_plugin`. Raises `UsageError` for what is not valid.
+    """
+    from .interop.avalanche_plugins import avalanche_plugin as make
+
+    return make(name, **settings)
+
+
+def to_avalanche(stream: Stream, transform: Callable[[Any], Any] | None = None, *, task_labels: bool | None = None) -> Any:
+    """A stream of images as an Avalanche benchmark: `train_stream[i]` is experience i, `test_stream[j]` evaluation set j.
+
+    Samples are float32 [channels, height, width] in 0..1, gathered from the resident data when they are asked for, with `transform` on top.
+    Task labels are per sample where the stream has task ids or an experience mixes tasks, else 0; `task_labels` decides otherwise.
+    """
+    from .interop.avalanche_streams import to_avalanche as make
+
+    return make(stream, transform, task_labels=task_labels)
+
+
+def from_avalanche(benchmark: Any, *, round_pixels: bool = False) -> ImportedBenchmark:
+    """An Avalanche benchmark of image classification as data: `scenario={"name": ..., "benchmark": clsuite.from_avalanche(b)}`.
+
+    Pixels are taken before the benchmark's exchangeable transforms and kept as 8 bits (`round_pixels` allows others, rounded). `source`
+    holds its distinct samples, for any other scenario.
+    """
+    from .interop.avalanche_benchmarks import from_avalanche as make
+
+    return make(benchmark, round_pixels=round_pixels)

@@ -3,7 +3,8 @@
 An entry point's value is a class (`package.module:Class`) or a provider: a module with `CATALOGUE = {name:
 "module:Class"}` (a leading dot is relative to the provider) and, if it likes, `FACTS = {name: {...}}` and `ALIASES`.
 Nothing is imported until it is asked for; an entry point that cannot be imported is named in a warning and stops
-nothing else. A class of one's own needs no installation: `./mine.py:MyMethod`.
+nothing else. A class of one's own needs no installation: `./mine.py:MyMethod`. A name with a prefix (`avalanche/...`) is
+looked up by the prefix's own module, which is imported only then.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from typing import Any
 from .errors import UsageError, unknown
 
 KINDS = ("scenarios", "strategies", "models", "schedules", "data")
+
+PREFIXES = {"strategies": {"avalanche": "clsuite.interop.avalanche_catalogue"}}
+"""By kind and prefix the module that looks such names up: `entries()` for what is known at once, `note()` for what is not, `load(name)`."""
 
 
 class PluginWarning(UserWarning):
@@ -84,6 +88,22 @@ def aliases(kind: str = "strategies") -> dict[str, dict[str, Any]]:
     return _contents(kind)[1]
 
 
+def prefixed(kind: str) -> tuple[dict[str, Entry], list[str]]:
+    """Entries of names with a prefix, as far as they are known without a search that takes seconds, and a line for each prefix where some are not."""
+    found: dict[str, Entry] = {}
+    notes = []
+    for module in PREFIXES.get(kind, {}).values():
+        provider = importlib.import_module(module)
+        found.update(provider.entries())
+        notes += [provider.note()] if provider.note() else []
+    return dict(sorted(found.items())), notes
+
+
+def entry(kind: str, name: str) -> Entry | None:
+    """The entry of a name, with or without a prefix."""
+    return catalogue(kind).get(name) or (prefixed(kind)[0].get(name) if "/" in name else None)
+
+
 def refresh() -> None:
     """Forget what was found (after installing or removing a package in this process)."""
     _contents.cache_clear()
@@ -95,6 +115,9 @@ def load(kind: str, name: str) -> Any:
     """The class (or callable) behind a name or a `./file.py:Class`; raises `UsageError` in one line."""
     if ".py:" in name:
         return _from_file(name)
+    prefix, slash, rest = name.partition("/")
+    if slash and prefix in PREFIXES.get(kind, {}):
+        return importlib.import_module(PREFIXES[kind][prefix]).load(rest)
     entries, _, doubled = _contents(kind)
     what = {"strategies": "strategy", "data": "data set"}.get(kind, kind.removesuffix("s"))
     if name not in entries:

@@ -143,6 +143,10 @@ class Part(Configurable):
         """Plain values for the result, under the part's name."""
         return {}
 
+    def memory_bytes(self) -> int:
+        """Bytes of samples that the part remembers beside the run's own memories."""
+        return 0
+
     def label(self) -> str:
         """How tables call the part: its name, and what must never be silent."""
         return self.name
@@ -198,6 +202,9 @@ class Strategy(Part):
     """A base strategy: it alone owns `training_step` and `predict`. Without a `training_step` of its own it fine-tunes."""
 
     offers: ClassVar[frozenset[str] | set[str]] = frozenset({"incremental"})
+
+    resumes: ClassVar[str] = "exact"
+    """How a run that was stopped goes on, for its result: `exact`ly where it was, or from `experience_borders`, with the same numbers."""
 
     def training_step(self, batch: Batch) -> Tensor | None:
         """Learn from a batch; returns its loss (None when nothing was learned)."""

@@ -1,6 +1,7 @@
 """Built-in scenarios: one file each, found through this catalogue."""
 
 CATALOGUE = {
+    "avalanche": ".avalanche:Avalanche",
     "blurry": ".blurry:Blurry",
     "class_incremental": ".class_incremental:ClassIncremental",
     "domain_incremental": ".domain_incremental:DomainIncremental",
@@ -10,6 +11,7 @@ CATALOGUE = {
 }
 
 FACTS = {
+    "avalanche": {"source": "Lomonaco et al. 2021, arXiv 2104.00405, and the sources of the benchmarks it names"},
     "blurry": {"source": "own definition: a share of each class outside its main experience, or classes that fade in and out"},
     "class_incremental": {"source": "van de Ven and Tolias 2019, arXiv 1904.07734 (class- and task-incremental learning)"},
     "domain_incremental": {"source": "Goodfellow et al. 2013, arXiv 1312.6211 (permuted); Lopez-Paz and Ranzato 2017, arXiv 1706.08840 (rotated)"},

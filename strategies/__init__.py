@@ -19,6 +19,12 @@ CATALOGUE = {
     "skill_it": ".skill_it:SkillIt",
     "gdumb": ".gdumb:GDumb",
     "ncm": ".ncm:NCM",
+    "er_ace": ".er_ace:ERACE",
+    "mir": ".mir:MIR",
+    "icarl": ".icarl:ICaRL",
+    "bic": ".bic:BiC",
+    "wa": ".wa:WA",
+    "slda": ".slda:SLDA",
     "fpf": ".fpf:FPF",
     "refresh": ".refresh:Refresh",
     "slow_learner": ".slow_learner:SlowLearner",
@@ -28,6 +34,11 @@ CATALOGUE = {
     "instruction_residual": ".instruction_residual:InstructionResidual",
     "autolrs": ".autolrs:AutoLRS",
     "sensitivity": ".sensitivity:Sensitivity",
+    "ewc": ".ewc:EWC",
+    "si": ".si:SI",
+    "mas": ".mas:MAS",
+    "lwf": ".lwf:LwF",
+    "agem": ".agem:AGEM",
 }
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -43,6 +54,12 @@ FACTS: dict[str, dict[str, Any]] = {
     "skill_it": {"kind": "modifier", "family": "replay", "source": "Chen et al. 2023, arXiv 2307.14430; re-implemented from notes on paper and code"},
     "gdumb": {"kind": "strategy", "family": "replay", "source": "Prabhu et al. 2020, ECCV; re-implemented from the description"},
     "ncm": {"kind": "strategy", "family": "prototype", "source": "Janson et al. 2022, arXiv 2210.04428"},
+    "er_ace": {"kind": "strategy", "family": "replay", "source": "Caccia et al. 2022, arXiv 2104.05025"},
+    "mir": {"kind": "strategy", "family": "replay", "source": "Aljundi et al. 2019, arXiv 1908.04742"},
+    "icarl": {"kind": "strategy", "family": "replay", "source": "Rebuffi et al. 2017, arXiv 1611.07725"},
+    "bic": {"kind": "strategy", "family": "replay", "source": "Wu et al. 2019, arXiv 1905.13260"},
+    "wa": {"kind": "strategy", "family": "replay", "source": "Zhao et al. 2020, arXiv 1911.07053"},
+    "slda": {"kind": "strategy", "family": "prototype", "source": "Hayes & Kanan 2020, arXiv 1909.01520"},
     "fpf": {"kind": "modifier", "family": "optimisation", "source": "Zhao et al. 2023, arXiv 2304.04158; re-implemented from the abstract"},
     "refresh": {"kind": "modifier", "family": "optimisation", "source": "Wang et al. 2024, arXiv 2403.13249"},
     "slow_learner": {"kind": "modifier", "family": "optimisation", "source": "Zhang et al. 2023, arXiv 2303.05118 (SLCA, first stage)"},
@@ -66,6 +83,11 @@ FACTS: dict[str, dict[str, Any]] = {
     },
     "autolrs": {"kind": "modifier", "family": "optimisation", "source": "AutoLRS; arms-length re-implementation from notes on code, README and abstract"},
     "sensitivity": {"kind": "modifier", "family": "analysis", "source": "Zhao et al. 2023, arXiv 2304.04158; re-implemented from the abstract"},
+    "ewc": {"kind": "modifier", "family": "regularisation", "source": "Kirkpatrick et al. 2017, arXiv 1612.00796; Schwarz et al. 2018, arXiv 1805.06370"},
+    "si": {"kind": "modifier", "family": "regularisation", "source": "Zenke et al. 2017, arXiv 1703.04200"},
+    "mas": {"kind": "modifier", "family": "regularisation", "source": "Aljundi et al. 2018, arXiv 1711.09601"},
+    "lwf": {"kind": "modifier", "family": "regularisation", "source": "Li & Hoiem 2016, arXiv 1606.09282"},
+    "agem": {"kind": "modifier", "family": "replay", "source": "Chaudhry et al. 2019, arXiv 1812.00420"},
 }
 
 ALIASES: dict[str, dict[str, Any]] = {

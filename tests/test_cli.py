@@ -66,7 +66,7 @@ def test_version(call):
         (["strategy=naive", "strategy.name=replay"], ["'strategy.name' is given twice"]),
         (["training..epochs=1"], ["empty part"]),
         (["strategy=naive+"], ["naive+", "joined by '+'"]),
-        (["strategy=refresh"], ["'refresh' is a modifier", "strategy=naive+refresh"]),
+        (["strategy=naive+refresh+derpp"], ["'derpp' is a base strategy and can only stand first"]),
         (["model.hidden=${x}"], ["interpolation"]),
         (["training={a: *b}"], ["aliases"]),
         (["scenario.dataset=mnst"], ["mnst", "did you mean 'mnist'?"]),

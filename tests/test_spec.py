@@ -138,7 +138,8 @@ ONE_SPELLING = {
         ["strategy={name: derpp+refresh, alpha: 1.0, refresh: {steps: 2}}"],
         ["strategy.name=derpp", "strategy.alpha=1.0", "strategy.modifiers=[refresh]", "strategy.refresh={steps: 2}"],
     ],
-    "an alias": [["strategy=kfpf"], ["strategy=naive+fpf", "strategy.fpf.times=9"]],
+    "an alias": [["strategy=kfpf"], ["strategy=naive+fpf", "strategy.fpf.times=9"], ["strategy=fpf", "strategy.fpf.times=9"]],
+    "a modifier first": [["strategy=ewc+fpf", "strategy.ewc.strength=3"], ["strategy=naive+ewc+fpf", "strategy.ewc.strength=3.0"]],
 }
 
 
@@ -178,7 +179,7 @@ REFUSED = {
     "phase": (["phase=evaluations"], {}, "did you mean 'evaluation'?"),
     "device": (["device=gpu"], {}, "device = 'gpu' is not valid"),
     "a value for a group": (["training=3"], {}, "training = 3 is not valid"),
-    "modifier first": (["strategy=fpf"], {}, "strategy 'fpf' is a modifier and cannot stand first"),
+    "settings of a modifier first": (["strategy=fpf", "strategy.times=3"], {}, "strategy.times is a setting of the modifier 'fpf': write strategy.fpf.times"),
     "two bases": (["strategy=naive+replay"], {}, "strategy 'replay' is a base strategy and can only stand first"),
     "settings of a modifier that is not there": (["strategy=replay", "strategy.fpf.times=3"], {}, "strategy=replay+fpf"),
     "empty place": (["strategy=replay+"], {}, "names joined by '+'"),

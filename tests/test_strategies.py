@@ -958,16 +958,20 @@ QUICKER = {
     "refresh": {"fisher_samples": 5},
     "alignment": {"epochs": 1, "samples_per_class": 5},
     "gdumb": {"memory_epochs": 2},
+    "bic": {"bias_epochs": 2},
     "autolrs": {"candidates": 2, "least_trial": 3},
+    "ewc": {"fisher_samples": 5},
+    "mas": {"importance_samples": 5},
 }
 
 
-STEPWISE = ("refresh", "sensitivity", "slow_learner", "stream_replay", "dynamic_ema")
-REFUSED = {(base, modifier) for base in ("ncm", "gdumb", "joint", "downstream_only") for modifier in STEPWISE}
+STEPWISE = ("refresh", "sensitivity", "slow_learner", "stream_replay", "dynamic_ema", "ewc", "si", "mas", "lwf", "agem")
+REFUSED = {(base, modifier) for base in ("ncm", "slda", "gdumb", "joint", "downstream_only") for modifier in STEPWISE}
 """Pairs that cannot work: single steps of a base that takes none on the current experience; samples chosen where there is no choice."""
-REFUSED |= {(base, modifier) for base in ("ncm", "gdumb", "downstream_only") for modifier in ("temperature_sampling", "skill_it")}
+REFUSED |= {(base, modifier) for base in ("ncm", "slda", "bic", "gdumb", "downstream_only") for modifier in ("temperature_sampling", "skill_it")}
 REFUSED |= {("gdumb", "autolrs"), *((base, modifier) for base in BASES for modifier in TEXT_ONLY)}
 REFUSED |= {("cumulative", "stream_replay"), ("joint", "temperature_sampling"), ("cumulative", "temperature_sampling")}
+REFUSED |= {("bic", "stream_replay"), ("bic", "dynamic_ema")}  # it holds samples out; it deploys a corrected head
 
 
 def check_matrix(result):

@@ -199,7 +199,7 @@ def _result(cell: Cell, name: str, run: Run, loop: Loop, status: str, reason: st
         "deployment_seconds": loop.seconds["deployment"],
         "evaluation_seconds": loop.seconds["evaluation"],
         "peak_memory_mb": peak_memory_mb(),
-        "buffer_bytes": sum(memory.bytes() for memory in run.memories.values()),
+        "buffer_bytes": sum(memory.bytes() for memory in run.memories.values()) + sum(part.memory_bytes() for part in run.parts),
         "parameters": sum(p.numel() for p in run.model.parameters()),
     }
     if run.device.type == "cuda":
@@ -218,7 +218,7 @@ def _result(cell: Cell, name: str, run: Run, loop: Loop, status: str, reason: st
         **({"rates": run.timeline.describe()} if len(run.stream) <= MOST_RATES else {}),
         "spec": cell.spec,
         "stream": {"fingerprint": run.stream.fingerprint, **run.stream.facts},
-        "resume": "exact" if loop.exact else "not_exact",
+        "resume": run.base.resumes if loop.exact else "not_exact",
         "weights_sha256": run.weights_digest(),
         "environment": environment,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -89,21 +90,28 @@ def _file_digest(path: Path, size: int, modified: int) -> str:
 def source_digests(cell: Cell) -> dict[str, str]:
     """SHA-256 of the source that makes the numbers: the engine, and the package of every class a component is made of.
 
-    A plug-in file goes by `file.py:Class`, wherever it lies.
+    A plug-in file goes by `file.py:Class`, wherever it lies; a part that another distribution does the work of names that with its version (`sources`).
     """
     digests = {"clsuite": _engine_digest()}
     for component in (cell.scenario, cell.model, cell.schedule, *cell.parts):
         for base in type(component).__mro__:  # a method may inherit most of its rule from another file
             module = sys.modules[base.__module__]
             package, file = module.__name__.rpartition(".")[0], getattr(module, "__file__", None)
-            if file is None or module.__name__.partition(".")[0] in ("builtins", "clsuite", "typing", "abc"):
+            if file is None or module.__name__.partition(".")[0] in ("builtins", "typing", "abc") or _in_engine(module.__name__):
                 continue
             if package:
                 digests[package] = _folder_digest(Path(file).parent)
             else:
                 name = component.name  # type: ignore[attr-defined]
                 digests[plain_name(name) if ".py:" in name else module.__name__] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        digests.update(getattr(component, "sources", dict)())
     return digests
+
+
+def _in_engine(module: str) -> bool:
+    """Whether the engine's own digest covers a module."""
+    package, _, rest = module.partition(".")
+    return package == "clsuite" and ("." not in rest or rest.partition(".")[0] in ENGINE_ROOMS)
 
 
 def differs_from_installed(result: dict[str, Any]) -> bool:
@@ -116,6 +124,9 @@ def differs_from_installed(result: dict[str, Any]) -> bool:
 def _installed_digest(name: str) -> str | None:
     if name == "clsuite":
         return _engine_digest()
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        if name not in sys.modules and not name.isidentifier() and "." not in name:
+            return importlib.metadata.version(name)
     with contextlib.suppress(ImportError, ValueError):
         found = importlib.util.find_spec(name)
         if found is not None and found.submodule_search_locations:

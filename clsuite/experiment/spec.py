@@ -152,7 +152,7 @@ def expand(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parsed form of a strategy and the training defaults its aliases bring.
 
     `derpp+refresh` with `refresh: {steps: 2}` becomes `{name: derpp, modifiers: [{name: refresh, steps: 2}]}`; an alias at
-    the first place is replaced by what it stands for.
+    the first place is replaced by what it stands for, and a modifier there stands around `naive`.
     """
     values = dict(values)
     names = values.pop("name", DEFAULT_NAMES["strategy"])
@@ -162,6 +162,8 @@ def expand(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(listed, list) or not all(isinstance(m, (str, Mapping)) for m in listed):
         raise UsageError(f"strategy.modifiers = {listed!r} is not valid: expected a list of {{name: ..., settings}}")
     first, *rest = names.split("+")
+    if first not in registry.aliases() and _is_modifier(first, values):
+        first, rest = DEFAULT_NAMES["strategy"], [first, *rest]
     modifiers = [{"name": name} for name in rest] + [{"name": m} if isinstance(m, str) else dict(m) for m in listed]
     training: dict[str, Any] = {}
     base: dict[str, Any] = {"name": first}
@@ -188,6 +190,17 @@ def expand(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {**base, "modifiers": modifiers}, training
 
 
+def _is_modifier(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a name that stands first is a modifier's, which is no base: its settings (`values`) have its name before them there too."""
+    found = registry.load("strategies", name)
+    if not (isinstance(found, type) and issubclass(found, Modifier)):
+        return False
+    own = next((key for key in values if key in found.declared()), None)
+    if own is not None:
+        raise UsageError(f"strategy.{own} is a setting of the modifier '{name}': write strategy.{name}.{own}")
+    return True
+
+
 def describe_alias(name: str) -> str:
     """`naive+slow_learner+alignment`."""
     alias = registry.aliases()[name]
@@ -202,10 +215,8 @@ def _parts(strategy: dict[str, Any], defaults: dict[str, Any]) -> list[Part]:
         if not isinstance(name, str):
             raise UsageError(f"strategy.modifiers has an entry without a name: {values!r}")
         found = registry.load("strategies", name)
-        if not (isinstance(found, type) and issubclass(found, Part)):
+        if not (isinstance(found, type) and issubclass(found, (Strategy, Modifier))):
             raise UsageError(f"strategy '{name}' is not a Strategy or Modifier: derive the class from clsuite's")
-        if place == 0 and not issubclass(found, Strategy):
-            raise UsageError(f"strategy '{name}' is a modifier and cannot stand first; for example strategy=naive+{name}")
         if place > 0 and not issubclass(found, Modifier):
             raise UsageError(f"strategy '{name}' is a base strategy and can only stand first")
         part = found(**found.validated(values, "strategy" if place == 0 else f"strategy.{name}"))

@@ -27,7 +27,10 @@ def list_command(kind: str, as_json: bool) -> None:
         rows = [(r["name"], r["description"]) for r in found]
         return console().print(table(None, ("name", "what it shows"), rows) if rows else "no experiments are installed")
     heads = [h for h in ("name", "family", "role", "origin", "needs", "description", "source", "reproduced") if any(r.get(h) for r in found)]
-    console().print(table(None, heads, [[r[h] if h != "description" else r["broken"] or r[h] for h in heads] for r in found]))
+    out = console()
+    out.print(table(None, heads, [[r[h] if h != "description" else r["broken"] or r[h] for h in heads] for r in found]))
+    for note in registry.prefixed(kind)[1]:
+        out.print(note, soft_wrap=True, markup=False)
     return None
 
 
@@ -45,7 +48,7 @@ def _components(kind: str) -> list[dict[str, Any]]:
     """Rows by name; one that cannot be imported is a warning and a row with `broken` set."""
     found = []
     row: dict[str, Any]
-    for name, entry in registry.catalogue(kind).items():
+    for name, entry in {**registry.catalogue(kind), **registry.prefixed(kind)[0]}.items():
         row = {"name": name, "family": entry.facts.get("family", ""), "role": "", "origin": entry.origin, "source": entry.facts.get("source", "")}
         row |= {"needs": "", "reproduced": entry.facts.get("reproduced", "")}
         row |= {"description": "", "stands_for": None, "broken": None, "target": entry.target}
@@ -119,7 +122,7 @@ def describe_component(kind: str, name: str) -> dict[str, Any]:
     component = registry.load(CATALOGUES[kind], name)
     if not (isinstance(component, type) and issubclass(component, Configurable)):
         raise UsageError(f"{kind} '{name}' has no settings to show: derive the class from clsuite's {kind.capitalize()}")
-    entry = registry.catalogue(CATALOGUES[kind]).get(name)
+    entry = registry.entry(CATALOGUES[kind], name)
     hints = component.hints()
     settings = [
         {
