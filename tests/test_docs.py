@@ -51,7 +51,7 @@ def test_the_scenario_in_the_document_makes_its_stream(tmp_path: Path) -> None:
     assert sorted(seen) == list(range(stream.source.size("train")))  # every sample once
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/add-a-strategy.md", "docs/data.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/add-a-strategy.md", "docs/data.md", "docs/coming-from-avalanche.md", "docs/coming-from-mammoth.md"])
 def test_the_settings_in_the_documents_exist(document: str) -> None:
     """Every `clsuite run` line resolves (with digits in place of data that has to be there)."""
     for line in re.findall(r"^clsuite run (.*)$", (ROOT / document).read_text(), flags=re.M):
