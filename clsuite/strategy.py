@@ -19,7 +19,7 @@ penalties are summed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,6 +60,8 @@ class Part(Configurable):
     claims: ClassVar[frozenset[str] | set[str]] = frozenset()
     offers: ClassVar[frozenset[str] | set[str]] = frozenset()
     transient: ClassVar[frozenset[str] | set[str]] = frozenset()
+    imports: ClassVar[Sequence[str]] = ()
+    """Modules that take seconds to import and are needed once it runs: a grid imports them once for all its cells."""
 
     name: str = ""
     run: Run

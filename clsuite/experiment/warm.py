@@ -17,8 +17,8 @@ from .spec import resolve
 
 
 def import_for(component: Configurable) -> None:
-    """Import what a model or a part names in `modules`: seconds, which are left alone where no cell needs them."""
-    for name in getattr(component, "modules", ()):
+    """Import what a model or a part names in `imports`: seconds, which are left alone where no cell needs them."""
+    for name in getattr(component, "imports", ()):
         importlib.import_module(name)
 
 

@@ -60,7 +60,7 @@ class AvalancheStrategy(Strategy):
     offers = frozenset()
     transient = frozenset({"_kept", "_live"})
     resumes = "experience_borders"
-    modules = ("avalanche.benchmarks", "avalanche.training", "avalanche.models")
+    imports = ("avalanche.benchmarks", "avalanche.training", "avalanche.models")
 
     row: ClassVar[dict[str, Any]]
     version: ClassVar[str]

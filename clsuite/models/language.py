@@ -108,7 +108,7 @@ class LanguageModel(Model):
     checkpoint_revision: str | None = setting(None, help="branch, tag or commit of a Hugging Face checkpoint, such as step143000 (null: its main branch)")
 
     @property
-    def modules(self) -> tuple[str, ...]:
+    def imports(self) -> tuple[str, ...]:
         """What `build` imports when it is first called, seconds long."""
         return modules_of(self.name)
 
