@@ -55,6 +55,8 @@ class DynamicEMA(Modifier):
     def setup(self) -> None:
         for part in self.run.parts[: self.run.parts.index(self)]:
             if part.defines("before_evaluation"):
+                if part is self.run.base:
+                    raise UsageError(f"strategy '{part.name}' deploys weights of its own, so it cannot be combined with 'dynamic_ema'")
                 raise UsageError(
                     f"strategy '{part.name}' changes what is deployed and 'dynamic_ema' puts its average in place of it: name dynamic_ema before {part.name}"
                 )

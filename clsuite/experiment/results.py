@@ -71,7 +71,7 @@ def _identity(cell: str, status: str, reason: str | None, spec: dict[str, Any]) 
     scenario, model = spec.get("scenario", {}), spec.get("model", {})
     names = {
         "scenario": scenario.get("name"),
-        "dataset": scenario.get("dataset") or " -> ".join(scenario.get("corpora") or []) or scenario.get("shift"),
+        "dataset": scenario.get("dataset") or scenario.get("benchmark") or " -> ".join(scenario.get("corpora") or []) or scenario.get("shift"),
         "model": model.get("name"),
         "strategy": None,
     }

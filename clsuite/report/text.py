@@ -87,7 +87,7 @@ def some(count: int, most: int = SHOWN) -> list[int]:
 def show_run(result: dict[str, Any], folder: Path, command: str, stored: bool) -> None:
     """A result for reading: metrics, matrix, cost, where it is, how to get it again."""
     out, spec = console(), result["spec"]
-    data = spec["scenario"].get("dataset") or " -> ".join(e["name"] for e in result["evaluation_sets"])
+    data = spec["scenario"].get("dataset") or spec["scenario"].get("benchmark") or " -> ".join(e["name"] for e in result["evaluation_sets"])
     where = f"{spec['scenario']['name']} of {data}, {spec['model']['name']}"
     out.print(f"{result['strategy']} on {where}, seed {spec['seed']}", style="bold")
     reason = f" ({result['reason']})" if result["reason"] else ""
