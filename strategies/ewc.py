@@ -23,14 +23,15 @@ class EWC(Modifier):
     at the true labels after an experience: of single samples (`fisher: sample`), or of the mean loss of batches (`batch`), which is
     smaller by about the batch size. On text a sample is a window and its loss the mean over tokens.
 
-    Avalanche's `EWCPlugin` is `fisher: batch` with `fisher_samples: null` and `ewc_lambda` = `strength` / 2. The search range is ours;
-    it holds the grid of A-GEM's official code (1 to 10^4). Quadratic terms add up to one, with F = sum F_k around the mean of the
-    theta_k weighted by F_k, up to a constant: that one is kept, so the cost does not grow with the number of experiences.
+    Avalanche's `EWCPlugin` is `fisher: batch` with `fisher_samples: null` and `ewc_lambda` = `strength` / 2. A-GEM's official code uses 10
+    out of a grid from 1 to 10^4: the default, and about the range. Gradient descent diverges where learning rate * strength * F exceeds 2.
+    Quadratic terms add up to one, with F = sum F_k around the mean of the theta_k weighted by F_k, up to a constant: that one is
+    kept, so the cost does not grow with the number of experiences.
     """
 
     needs = frozenset({"borders", "incremental"})
 
-    strength: float = setting(100.0, ge=0, search=Span(1.0, 1e5, log=True), help="lambda: weight of the penalty, halved in the loss")
+    strength: float = setting(10.0, ge=0, search=Span(0.1, 1e4, log=True), help="lambda: weight of the penalty, halved in the loss")
     mode: Literal["separate", "online"] = setting("separate", help="a term for each earlier experience, or a single one with decay")
     decay: float = setting(1.0, ge=0, le=1, help="gamma of `online`: what earlier information is multiplied with at a border")
     fisher: Literal["sample", "batch"] = setting("sample", help="squared gradients of single samples, or of the mean loss of batches")

@@ -22,13 +22,14 @@ class MAS(Modifier):
     |d ||outputs||^2 / d theta| over samples (`importance_of: sample`) and importances of experiences are summed. The official code
     takes the gradient of whole batches (`batch`), in evaluation mode, as we do. `average: a` makes it a * old + (1 - a) * new, the
     `alpha` of Avalanche's `MASPlugin` (which is `batch` with `importance_samples: null`, in training mode). On text outputs are
-    the logits of a token, and the mean is over tokens too. The search range is ours; it holds the grid of A-GEM's official code
-    (1 to 1000) and the 0.1 it uses.
+    the logits of a token, and the mean is over tokens too. A-GEM's official code uses a strength of 0.1 at learning rates of
+    0.03 to 0.1; default and range are ours: gradient descent diverges where learning rate * strength * Omega exceeds 1, and Omega
+    grows with the logits and the experiences.
     """
 
     needs = frozenset({"borders", "incremental"})
 
-    strength: float = setting(1.0, ge=0, search=Span(1e-2, 1e3, log=True), help="lambda: weight of the penalty")
+    strength: float = setting(0.01, ge=0, search=Span(1e-4, 10.0, log=True), help="lambda: weight of the penalty")
     importance_of: Literal["sample", "batch"] = setting("sample", help="absolute gradients of single samples, or of the mean over batches")
     importance_samples: int | None = setting(1000, ge=1, help="samples of an experience that importance is estimated from (null: all)")
     average: float | None = setting(None, ge=0, le=1, help="weight of earlier importance in a running average (null: importances are summed)")

@@ -20,7 +20,8 @@ class SI(Modifier):
     Source: Zenke et al. 2017, arXiv 1703.04200, equations 3 to 5, and its code: over the steps of an experience omega -= g * (change of
     theta), with g the gradient of the loss without this penalty; at its end Omega += omega / (Delta^2 + `damping`), with Delta the change
     over the whole experience, and negative Omega becomes 0; the loss gets `strength` * sum Omega (theta - theta*)^2. The code's damping
-    is 0.1 for permuted MNIST and 10^-3 for CIFAR, c = `strength` 0.1 in A-GEM's code, whose grid is 0.1 to 1000; the search range is ours.
+    is 0.1 for permuted MNIST and 10^-3 for CIFAR; A-GEM's official code uses a strength of 0.1 out of a grid from 0.1 to 1000. Default and
+    range of the strength are ours: gradient descent diverges where learning rate * strength * Omega exceeds 1.
 
     Avalanche's `SynapticIntelligencePlugin` (after arXiv 1806.08568) is `gradient: total`, `negative: kept`, `largest: 0.001`,
     `damping: 1e-7` with `si_lambda` = 2 * `strength`; it leaves out parameters of batch normalisation, which are protected here.
@@ -30,7 +31,7 @@ class SI(Modifier):
     needs = frozenset({"borders", "incremental"})
     transient = frozenset({"_gradient", "_before"})
 
-    strength: float = setting(0.1, ge=0, search=Span(1e-2, 1e3, log=True), help="c: weight of the penalty")
+    strength: float = setting(0.01, ge=0, search=Span(1e-3, 100.0, log=True), help="c: weight of the penalty")
     damping: float = setting(0.1, gt=0, search=Span(1e-3, 0.1, log=True), help="xi: added to the squared change of a weight over an experience")
     gradient: Literal["loss", "total"] = setting("loss", help="what the path integral is over: the loss without this penalty, or all of it")
     negative: Literal["zero", "kept"] = setting("zero", help="negative importance: it would push a weight away")
