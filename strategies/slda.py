@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from clsuite.errors import UsageError
-from clsuite.plan import Plan
 from clsuite.settings import setting
-from clsuite.strategy import Strategy
 from clsuite.stream import Experience
+
+from .frozen_encoder import FrozenEncoder
 
 CHUNK = 4096
 """Samples whose running means are in memory at once."""
 
 
-class SLDA(Strategy):
+class SLDA(FrozenEncoder):
     """Deep SLDA: class means and one shared covariance are updated sample by sample, the discriminant is linear.
 
     Source: Hayes & Kanan 2020, arXiv 1909.01520, by its code, which was read. With t samples seen and r = x - (mean of its class before it, 0 at first):
@@ -30,27 +29,13 @@ class SLDA(Strategy):
     streaming; `fixed` never changes that covariance. `encoder` as in `ncm`. The search range is ours.
     """
 
-    needs = frozenset({"classifier"})
-    claims = frozenset({"owns_predict"})
-    offers = frozenset()
     transient = frozenset({"_discriminant"})
 
-    encoder: Literal["pretrained", "first_experience", "random"] | None = setting(None, help="null: pretrained if the model is, else first_experience")
     shrinkage: float = setting(1e-4, gt=0, le=1, search=[1e-4, 1e-3, 1e-2, 1e-1], help="share of the identity in the covariance")
     covariance: Literal["base", "streaming", "fixed"] = setting("base", help="where the covariance begins, and whether it changes after that")
 
-    @property
-    def features_from(self) -> str:
-        return self.encoder or ("pretrained" if self.run.pretrained else "first_experience")
-
-    def label(self) -> str:
-        return f"{self.name} (encoder: {self.features_from})"
-
     def setup(self) -> None:
-        if self.encoder == "pretrained" and not self.run.pretrained:
-            raise UsageError("strategy.encoder = 'pretrained', but the model has no pretrained weights (valid here: first_experience, random)")
-        if self.encoder == "random" and self.run.pretrained:
-            raise UsageError("strategy.encoder = 'random', but the model has pretrained weights (valid here: pretrained, first_experience)")
+        super().setup()
         width = self.model.head.in_features
         self.means = torch.zeros(self.run.classes, width, dtype=torch.float64, device=self.run.device)
         self.counts = torch.zeros(self.run.classes, dtype=torch.float64, device=self.run.device)
@@ -58,10 +43,6 @@ class SLDA(Strategy):
         self.scattered = 0
         """Samples in the covariance, which is `scatter / scattered`."""
         self._discriminant: tuple[Tensor, Tensor] | None = None
-
-    def plan(self, plan: Plan) -> Plan:
-        learns = self.features_from == "first_experience" and plan.experience.index == 0
-        return plan if learns else plan.replace(epochs=0)
 
     def after_experience(self, experience: Experience) -> None:
         ids = self.run.stream.ids(experience.segments)
@@ -117,9 +98,6 @@ class SLDA(Strategy):
         weights, offsets = self._discriminant
         scores = self.model.features(x).double() @ weights - offsets
         return scores.masked_fill(self.counts == 0, torch.finfo(torch.float64).min)
-
-    def report(self) -> dict[str, Any]:
-        return {"encoder": self.features_from}
 
 
 def oracle_approximating(residuals: Tensor) -> Tensor:

@@ -21,19 +21,13 @@ from clsuite.training import metrics
 from clsuite.training.checkpoint import Checkpoints
 from clsuite.training.loop import Loop
 
+from .avalanche_samples import Samples
+
 SIZE = 2000
 SETTINGS = {"epochs": 20, "batch_size": 200, "learning_rate": 0.1}
 """Chosen because two runs of our own that differ in batch order and buffer draws alone differ by half a point (standard deviation)."""
 
 pytestmark = [pytest.mark.avalanche, pytest.mark.filterwarnings("ignore:Call to deprecated", "ignore:No loggers")]
-
-
-class Samples(torch.utils.data.TensorDataset):
-    """Tensors as a data set with the `targets` that Avalanche divides by."""
-
-    @property
-    def targets(self):
-        return self.tensors[1].tolist()
 
 
 @pytest.fixture(scope="module")

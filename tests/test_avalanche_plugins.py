@@ -27,17 +27,11 @@ from clsuite.interop.avalanche_plugin_samples import SeenStream, fetch
 from clsuite.training.checkpoint import Checkpoints
 from clsuite.training.loop import Loop
 
+from .avalanche_samples import Samples
+
 pytestmark = [pytest.mark.avalanche, pytest.mark.filterwarnings("ignore:Call to deprecated", "ignore:No loggers")]
 
 EXPERIENCES, EPOCHS, BATCH = 5, 1, 16
-
-
-class Samples(torch.utils.data.TensorDataset):
-    """Tensors as a data set with the `targets` that Avalanche divides by."""
-
-    @property
-    def targets(self):
-        return self.tensors[1].tolist()
 
 
 class Classifier(nn.Module):

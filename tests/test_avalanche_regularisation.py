@@ -18,18 +18,12 @@ from clsuite.experiment.spec import resolve
 from clsuite.training.checkpoint import Checkpoints
 from clsuite.training.loop import Loop
 
+from .avalanche_samples import Samples
+
 pytestmark = [pytest.mark.avalanche, pytest.mark.filterwarnings("ignore:Call to deprecated", "ignore:No loggers")]
 
 CLASSES = {"name": "class_incremental", "dataset": "digits", "experiences": 5, "samples_per_class": 45}
 PERMUTED = {"name": "domain_incremental", "dataset": "mnist", "samples_per_class": 100}
-
-
-class Samples(torch.utils.data.TensorDataset):
-    """Tensors as a data set with the `targets` that Avalanche divides by."""
-
-    @property
-    def targets(self):
-        return self.tensors[1].tolist()
 
 
 @pytest.fixture(scope="module")
