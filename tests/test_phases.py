@@ -289,6 +289,23 @@ def test_settings_of_a_plug_in_are_searched_like_any_other(tmp_path: Path) -> No
     assert weights == {0.2, 0.3}
 
 
+def test_what_with_gives_one_strategy_is_searched_for_the_others_alone(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, NAIVE.replace("[naive]", "[naive, {name: joint, with: {training: {epochs: 3}}}]"))
+    epochs = {label: {o.result["spec"]["training"]["epochs"] for o in outcomes if o.result and o.label == label} for label in ("naive", "joint")}
+    assert epochs == {"naive": {1, 2}, "joint": {3}}
+
+
+def test_a_strategy_is_checked_with_a_trial_not_with_defaults_that_are_searched(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from clsuite.errors import UsageError\nfrom clsuite.strategy import Modifier\n\n\nclass Mine(Modifier):\n    def setup(self):\n"
+        "        if self.run.training.epochs < 2:\n            raise UsageError('training.epochs = 1 is too few')\n"
+    )
+    text = NAIVE.replace("[naive]", "[naive+Mine]") + "plugins: [mine.py]\n"
+    assert {o.status for o in run(tmp_path, text.replace("epochs: [1, 2]", "epochs: [2, 3]"))} == {"ok"}
+    with pytest.raises(UsageError, match="too few"):
+        run(tmp_path, text.replace("epochs: [1, 2]", "epochs: [1]"), out="other")
+
+
 WRONG = {
     "a range outside bounds": (FILE.replace("epochs: [1, 2]", "epochs: [0, 2]"), "training.epochs = 0 is out of bounds"),
     "an unknown searched setting": (FILE.replace("replay_batch: [", "replay_bach: ["), "did you mean 'replay_batch'"),

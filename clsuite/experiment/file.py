@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -152,19 +152,21 @@ def _read(path: Path, text: str, values: Any, given: dict[str, Any], lines: Line
     if not isinstance(shared, dict) or not set(shared) <= {"training"} or not isinstance(shared.get("training", {}), dict):
         raise UsageError(f"search = {shared!r} is not valid: expected {{training: {{setting: range}}}}")
     _check_groups(values)
-    strategies, searches = _strategies(values, plugin_classes(values.get("plugins") or [], path.parent))
+    listed = _strategies(values, plugin_classes(values.get("plugins") or [], path.parent))
+    strategies = {label: entry.raw for label, entry in listed.items()}
     columns = _list(values.get("columns", list(world.columns)), "columns", "metrics")
     for name in columns:
         if name not in KNOWN:
             raise UsageError(f"columns: {unknown('metric', name, KNOWN)}")
     spaces: dict[str, Space] = {}
     if way.tunes:
-        for label, raw in strategies.items():
+        for label, entry in listed.items():
+            ranges = {name: given for name, given in (shared.get("training") or {}).items() if name not in entry.fixed}
             try:
-                spaces[label] = space_of(raw, searches[label], shared.get("training"))
+                spaces[label] = space_of(entry.raw, entry.search, ranges)
             except UsageError as error:
                 raise located(error, str(path), lines, label) from error
-    elif shared or any(searches.values()):
+    elif shared or any(entry.search for entry in listed.values()):
         raise UsageError("search is given, but protocol 'fixed' searches nothing (valid with it: two-phase, first-experiences, conventional)")
     limits = values.get("limits") or {}
     if not isinstance(limits, dict):
@@ -236,13 +238,21 @@ def _merged(old: Any, new: Any) -> Any:
     return new
 
 
-def _strategies(values: dict[str, Any], classes: dict[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Raw specifications and search ranges by label."""
+class _Listed(NamedTuple):
+    """An entry under `strategies`: its raw specification, its own search ranges, and the training settings that `with` gives it,
+    which are not searched for it."""
+
+    raw: dict[str, Any]
+    search: dict[str, Any]
+    fixed: frozenset[str]
+
+
+def _strategies(values: dict[str, Any], classes: dict[str, str]) -> dict[str, _Listed]:
+    """The entries under `strategies` by label."""
     listed = values.get("strategies")
     if not isinstance(listed, list) or not listed:
         raise UsageError("strategies is empty: expected a list of names or {name: ..., settings}")
-    found: dict[str, dict[str, Any]] = {}
-    searches: dict[str, dict[str, Any]] = {}
+    found: dict[str, _Listed] = {}
     for given in listed:
         if not isinstance(given, str) and not (isinstance(given, dict) and isinstance(given.get("name"), str)):
             raise UsageError(f"strategies: {given!r} has no name")
@@ -257,6 +267,8 @@ def _strategies(values: dict[str, Any], classes: dict[str, str]) -> tuple[dict[s
             raise UsageError(f"{label}: with = {changes!r} is not valid: expected settings of {', '.join(SHARED)}")
         if not isinstance(search, dict):
             raise UsageError(f"{label}: search = {search!r} is not valid: expected {{setting: range}}")
-        found[label] = {**_merged(raw, changes), "strategy": with_references(entry, classes)}
-        searches[label] = {classes[key] if key in classes else key: value for key, value in search.items()}  # noqa: SIM401
-    return found, searches
+        merged = {**_merged(raw, changes), "strategy": with_references(entry, classes)}
+        own = {classes[key] if key in classes else key: value for key, value in search.items()}  # noqa: SIM401
+        training = changes.get("training")
+        found[label] = _Listed(merged, own, frozenset(training if isinstance(training, dict) else ()))
+    return found
