@@ -52,7 +52,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "stream_replay": {"kind": "modifier", "family": "replay", "source": "Ibrahim et al. 2024, arXiv 2403.08763"},
     "temperature_sampling": {"kind": "modifier", "family": "replay", "source": "Li et al. 2024, arXiv 2410.04579 (Cooldown)"},
     "skill_it": {"kind": "modifier", "family": "replay", "source": "Chen et al. 2023, arXiv 2307.14430; re-implemented from notes on paper and code"},
-    "gdumb": {"kind": "strategy", "family": "replay", "source": "Prabhu et al. 2020, ECCV; re-implemented from the description"},
+    "gdumb": {"kind": "strategy", "family": "replay", "source": "Prabhu et al. 2020, ECCV, and its code"},
     "ncm": {"kind": "strategy", "family": "prototype", "source": "Janson et al. 2022, arXiv 2210.04428"},
     "er_ace": {"kind": "strategy", "family": "replay", "source": "Caccia et al. 2022, arXiv 2104.05025"},
     "mir": {"kind": "strategy", "family": "replay", "source": "Aljundi et al. 2019, arXiv 1908.04742"},
@@ -73,7 +73,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "dynamic_ema": {
         "kind": "modifier",
         "family": "optimisation",
-        "source": "Large Continual Instruction Assistant; re-implemented from notes on paper and official repository",
+        "source": "Qiao et al. 2025, arXiv 2410.10868; re-implemented from notes on paper and official repository",
     },
     "instruction_residual": {
         "kind": "modifier",
@@ -82,7 +82,7 @@ FACTS: dict[str, dict[str, Any]] = {
         "source": "arXiv 2410.10739; re-implemented from the abstract and notes",
     },
     "autolrs": {"kind": "modifier", "family": "optimisation", "source": "AutoLRS; arms-length re-implementation from notes on code, README and abstract"},
-    "sensitivity": {"kind": "modifier", "family": "analysis", "source": "Zhao et al. 2023, arXiv 2304.04158; re-implemented from the abstract"},
+    "sensitivity": {"kind": "modifier", "family": "analysis", "source": "after Zhao et al. 2023, arXiv 2304.04158; the measure is ours"},
     "ewc": {"kind": "modifier", "family": "regularisation", "source": "Kirkpatrick et al. 2017, arXiv 1612.00796; Schwarz et al. 2018, arXiv 1805.06370"},
     "si": {"kind": "modifier", "family": "regularisation", "source": "Zenke et al. 2017, arXiv 1703.04200"},
     "mas": {"kind": "modifier", "family": "regularisation", "source": "Aljundi et al. 2018, arXiv 1711.09601"},

@@ -17,11 +17,11 @@ from .importance import gradient_vector
 class AGEM(Modifier):
     """A-GEM: where the gradient g would raise the loss on a draw from the memory, the component along that loss' gradient r is taken out.
 
-    Source: Chaudhry et al. 2019, arXiv 1812.00420, equation 11: g - (g.r / r.r) r where g.r < 0, over the whole vector of weights; r is the
-    gradient of the mean loss on `reference_batch` samples of earlier experiences, drawn anew for every step (of all there are, where
-    the stream has no borders). Avalanche's `AGEMPlugin` keeps as many samples of each experience and draws as many of
-    each into the reference batch; here `buffer` says which samples stay (`experience_balanced` with `insert: experience_end`
-    fills the memory alike) and the draw is uniform.
+    Source: Chaudhry et al. 2019, arXiv 1812.00420, by its authors' code: g - (g.r / r.r) r where g.r < 0, over the whole vector of weights; r is
+    the gradient of the mean loss on `reference_batch` samples of earlier experiences (of all there are, where the stream has no borders),
+    drawn anew for every step, uniformly and none twice; 256 of them, as there. The code keeps the last samples of each class, as many of each;
+    Avalanche's `AGEMPlugin` keeps as many of each experience and draws as many of each into the reference batch; here `buffer` says
+    which samples stay (`experience_balanced` with `insert: experience_end` fills the memory as Avalanche does).
     """
 
     needs = frozenset({"memory", "incremental"})

@@ -20,7 +20,7 @@ from clsuite.stream import Experience
 SMOOTHINGS = 10
 OUTLIERS = 0.03
 CONFIDENCE = 1.96
-"""Standard deviations below the mean that the next rate is chosen by."""
+"""Standard deviations below the mean that the next rate is chosen by (ours)."""
 RATES = 201
 """Places of the log-uniform range that are looked at."""
 

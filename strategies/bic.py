@@ -32,15 +32,17 @@ class BiC(Distilling):
     cross-entropy + l cross-entropy of softmax(outputs / T) over old classes with that of the network of the last border, l = old / (old + new)
     classes, T = 2. That network's outputs are corrected, those of the classes that were new to it, by the one pair fitted last (what
     earlier pairs did was learned since). Second stage, from the second experience on: cross-entropy of the samples held out + 0.1 beta^2 / 2,
-    SGD with momentum 0.9 from alpha 1, beta 0, the network fixed, nothing augmented. The rate is divided by ten at shares of the epochs: 0.3,
-    0.6, 0.8, 0.9 in the code (default), 0.25, 0.5, 0.75 in Avalanche 0.6. The pair is deployed in the head for measuring, and undone after it.
+    SGD with momentum 0.9 from alpha 1, beta 0, nothing augmented, the network fixed and in evaluation mode (the code's batch normalisation is
+    in training mode here). The rate is divided by ten at shares of the epochs: 0.3, 0.6, 0.8, 0.9 in the code (default), 0.25, 0.5, 0.75 in
+    Avalanche 0.6. The pair is deployed in the head for measuring, and undone after it.
 
     `validation` is the share of the memory that holds the samples held out, in equal numbers for all classes seen, at least one; the
-    memory of exemplars (by herding, classes seen share it) is what is left; Avalanche adds them on top. Samples of a class are held out of its
+    memory of exemplars (by herding, classes seen share it) is what is left; Avalanche adds them on top. The code herds anew at every border,
+    among the exemplars it still has, by features that are not of unit length. Samples of a class are held out of its
     first experience, in random order, as many as its share then is. Avalanche's distillation takes the softmax of the old outputs over
-    the batch, not over classes (`dim=0`): an error that is not offered. With `training.logit_mask = none` the second stage looks at all
-    outputs, as the first does; the code's head has those of classes seen only. Search ranges of `validation` and `temperature`: Cha & Cho
-    2025, arXiv 2403.09066; of `bias_rate`: ours.
+    the batch, not over classes (`dim=0`): an error that is not offered. With `training.logit_mask = none` both stages look at all outputs;
+    the code's look at those of classes seen only. Search ranges of `validation` and `temperature`: Cha & Cho 2025, arXiv 2403.09066; of
+    `bias_rate`: ours.
     """
 
     claims = frozenset({"chooses_samples"})

@@ -13,9 +13,9 @@ from clsuite.strategy import Strategy
 class DER(Strategy):
     """Dark experience replay: match, on replayed samples, the logits the model had when it stored them.
 
-    Source: Buzzega et al. 2020, arXiv 2004.07211, equation 4; rules of the official code (Mammoth): the mean squared
-    error is over batch and all outputs, unmasked logits of the augmented view in train mode are stored, each term has a
-    forward pass of its own. Departures: replayed views are augmented anew.
+    Source: Buzzega et al. 2020, arXiv 2004.07211, by the official code (Mammoth): the mean squared error is over batch and
+    all outputs, unmasked logits of the augmented view in train mode are stored, replayed views are augmented anew, each term
+    has a forward pass of its own. The code offers samples to the memory in every epoch (`insert: always`).
     """
 
     needs = frozenset({"memory", "classifier"})

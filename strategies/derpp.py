@@ -13,7 +13,7 @@ from .der import DER
 class DERpp(DER):
     """DER++: current loss + alpha * distillation on one draw + beta * loss on an independent second draw.
 
-    Source: Buzzega et al. 2020, arXiv 2004.07211, equation 6; rules as in `der`.
+    Source: Buzzega et al. 2020, arXiv 2004.07211, by the official code (Mammoth); rules as in `der`.
     """
 
     beta: float = setting(0.5, ge=0, search=[0.5, 1.0], help="weight of the loss on replayed labels")

@@ -19,15 +19,15 @@ FALLBACK = {"code": 0.01, "paper": 0.99}
 class DynamicEMA(Modifier):
     """Dynamic EMA: theta is trained as ever, the average theta* is deployed for measuring.
 
-    Source: "Large Continual Instruction Assistant", re-implemented from notes on paper and official repository, which differ. All norms are L1,
-    g_t is the gradient of step t, theta_t the weights after it.
+    Source: Qiao et al. 2025, arXiv 2410.10868 ("Large Continual Instruction Assistant"), re-implemented from notes on paper and official
+    repository, which differ. All norms are L1, g_t is the gradient of step t, theta_t the weights after it.
 
     `form: code`, per tensor: alpha = 2 (1 + |g_t|) / (|theta_t - theta*_{t-1}| |g_t - g_{t-1}|), or 0.01 where that is not between 0 and
     1; theta* <- (1 - alpha) theta* + alpha theta_t. `form: paper`, per layer: beta = (|L'| + 1) / (|theta_t - theta*_{t-1}| |L''|), or 0.99;
     theta* <- beta theta* + (1 - beta) theta_t. L'' is read as g_t - g_{t-1}, as the code has it (unverified for the paper).
 
-    Ours. `start: auto`: the source averages from the first step of a pretrained model on; without pretrained weights theta* begins as theta at the
-    first border, so that no random weights are averaged. The first step has no g_{t-1} and takes the fallback; from then on it
+    Ours. `start: auto`: a pretrained model, which the source has, is averaged from its first step on; without pretrained weights theta* begins as
+    theta at the first border, so that no random weights are averaged. The first step has no g_{t-1} and takes the fallback; from then on it
     is kept over borders. g_t is what the optimizer got, after clipping and rewriting; a part that puts new tensors in the place of gradients,
     instead of changing them, must stand before this one. Looks along the way see theta; running statistics of batch normalisation are those of theta. The
     source's grouping of instructions (which LoRA to reuse) is not part of it.

@@ -21,7 +21,8 @@ class ERACE(Strategy):
     Source: Caccia et al. 2022, arXiv 2104.05025 (the authors' code was read; what is said of the paper is from memory): classes that are
     not in the batch get no gradient from current samples, so that their features are not pushed away when new classes come.
     `compete: present` is the paper's equation and what Avalanche 0.6 does; `present_and_unseen` also leaves the outputs of classes that
-    never came, as the authors' code does. Current and replayed samples have a forward pass of their own; the loss of replayed samples is the
+    never came, as the authors' code does where classes come in the order of their labels (it leaves every label from the highest seen on,
+    that one included). Current and replayed samples have a forward pass of their own; the loss of replayed samples is the
     workload's (all outputs, as in both codes; with `training.logit_mask = seen` those seen, as in the paper), and that mask has no say in the
     loss of current samples.
 

@@ -17,14 +17,16 @@ from .importance import mean_over, vector
 class EWC(Modifier):
     """Elastic weight consolidation: weights are pulled back to where earlier experiences left them, each by its Fisher information.
 
-    Source: Kirkpatrick et al. 2017, arXiv 1612.00796, equation 3: the loss gets `strength` / 2 * sum_k sum F_k (theta - theta_k)^2,
-    one term for each earlier experience k (`mode: separate`). `online` (Schwarz et al. 2018, arXiv 1805.06370): one term, at the
-    weights of the last border, with F = `decay` * F + F_k. F is the empirical Fisher information, squared gradients of the loss
-    at the true labels after an experience: of single samples (`fisher: sample`), or of the mean loss of batches (`batch`), which is
-    smaller by about the batch size. On text a sample is a window and its loss the mean over tokens.
+    Source: Kirkpatrick et al. 2017, arXiv 1612.00796: the loss gets `strength` / 2 * sum_k sum F_k (theta - theta_k)^2, one term for each
+    earlier experience k (`mode: separate`; that there are several is from memory). `online`: one term, at the weights of the last border, with
+    F = `decay` * F + F_k, as in Mammoth's `ewc_on` (after Schwarz et al. 2018, arXiv 1805.06370, from memory). F is the empirical Fisher
+    information, squared gradients of the loss at the true labels after an experience: of single samples (`fisher: sample`), or of the mean
+    loss of batches (`batch`), which is smaller by about the batch size; the source hardly says how it is computed (van de Ven 2025,
+    arXiv 2502.11756). On text a sample is a window and its loss the mean over tokens.
 
-    Avalanche's `EWCPlugin` is `fisher: batch` with `fisher_samples: null` and `ewc_lambda` = `strength` / 2. A-GEM's official code uses 10
-    out of a grid from 1 to 10^4: the default, and about the range. Gradient descent diverges where learning rate * strength * F exceeds 2.
+    Avalanche's `EWCPlugin` is `fisher: batch` with `fisher_samples: null` and `ewc_lambda` = `strength` / 2. Default and range are ours: A-GEM's
+    official code uses 10 out of a grid from 1 to 10^4, but its information is scaled to 0..1 and its penalty not halved. Gradient descent
+    diverges where learning rate * strength * F exceeds 2.
     Quadratic terms add up to one, with F = sum F_k around the mean of the theta_k weighted by F_k, up to a constant: that one is
     kept, so the cost does not grow with the number of experiences.
     """

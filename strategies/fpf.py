@@ -23,7 +23,8 @@ class FPF(Modifier):
     Source: Zhao et al. 2023, arXiv 2304.04158; no official code: re-implemented from the abstract. Once at the end (`when:
     end`), before every evaluation and undone after it (`when: evaluation`), `times` times evenly over the whole run
     (k-FPF), or every `period` steps and at the end. `distillation` weighs the squared distance to stored logits (the KD
-    variant). Fresh SGD without momentum each time; running statistics of batch normalisation follow (our choice).
+    variant). Which modules these are, their optimizer and all numbers are our choice: fresh SGD without momentum each time; running
+    statistics of batch normalisation follow.
     `random` fine-tunes as many single weights as the default modules have, drawn once: the control.
     """
 

@@ -18,15 +18,15 @@ from clsuite.stream import Experience
 class LwF(Modifier):
     """Learning without forgetting: on current samples, outputs of earlier classes stay close to what the network of the last border says.
 
-    Source: Li & Hoiem 2016, arXiv 1606.09282: the loss gets `alpha` * the cross-entropy between softmax(outputs / `temperature`) of the
-    old network and of the new one, over the outputs of earlier classes. Its constant part is left out, as in Avalanche's `LwFPlugin`:
+    Source: Li & Hoiem 2016, arXiv 1606.09282, and its code: the loss gets `alpha` * the cross-entropy between softmax(outputs / `temperature`)
+    of the old network and of the new one, over the outputs of earlier classes. Its constant part is left out, as in Avalanche's `LwFPlugin`:
     the divergence KL(old || new), a mean over the batch, without a factor `temperature`^2. `outputs: seen` is one softmax over all
     classes seen before (Avalanche's without task labels); `experience` one for the classes of each earlier experience,
     summed (the source's, whose tasks have heads of their own; its loss on new samples looks at the new head alone:
-    `training.logit_mask = experience`). The source's values are alpha 1 and temperature 2; the search range is ours.
+    `training.logit_mask = experience`). The code's values are alpha 1 and temperature 2; the search range is ours.
 
-    The old network is in evaluation mode and sees the same view of a sample (the source records its outputs beforehand). Samples
-    replayed by the base are not distilled.
+    The old network is in evaluation mode and sees the same view of a sample (the source records its outputs beforehand). The source's
+    warm-up, in which the new head learns alone, is left out. Samples replayed by the base are not distilled.
     """
 
     needs = frozenset({"borders", "classifier", "incremental"})

@@ -18,13 +18,15 @@ from .importance import mean_over, vector
 class MAS(Modifier):
     """Memory aware synapses: weights are pulled back to those of the last border, each by how strongly the outputs react to it.
 
-    Source: Aljundi et al. 2018, arXiv 1711.09601: the loss gets `strength` * sum Omega (theta - theta*)^2, where Omega is the mean of
-    |d ||outputs||^2 / d theta| over samples (`importance_of: sample`) and importances of experiences are summed. The official code
-    takes the gradient of whole batches (`batch`), in evaluation mode, as we do. `average: a` makes it a * old + (1 - a) * new, the
-    `alpha` of Avalanche's `MASPlugin` (which is `batch` with `importance_samples: null`, in training mode). On text outputs are
-    the logits of a token, and the mean is over tokens too. A-GEM's official code uses a strength of 0.1 at learning rates of
-    0.03 to 0.1; default and range are ours: gradient descent diverges where learning rate * strength * Omega exceeds 1, and Omega
-    grows with the logits and the experiences.
+    Source: Aljundi et al. 2018, arXiv 1711.09601, by its authors' code: the loss gets `strength` * sum Omega (theta - theta*)^2, where Omega is
+    the mean of |d ||outputs||^2 / d theta| over samples (`importance_of: sample`), in evaluation mode, and importances of experiences are
+    summed. The code also takes the gradient of whole batches (`batch`). `average: a` makes it a * old + (1 - a) * new, the `alpha` of
+    Avalanche's `MASPlugin` (which is `batch` with `importance_samples: null`, in training mode). On text outputs are the logits of a
+    token, and the mean is over tokens too.
+
+    The code's strength is 1, at a learning rate of 0.0008; A-GEM's official code uses 0.1 at 0.03 to 0.1, with the importance of the last
+    experience alone. Default and range are ours: gradient descent diverges where learning rate * strength * Omega exceeds 1, and Omega grows
+    with the logits and the experiences.
     """
 
     needs = frozenset({"borders", "incremental"})

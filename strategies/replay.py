@@ -15,8 +15,8 @@ from clsuite.strategy import Strategy
 class Replay(Strategy):
     """Experience replay: every step also trains on samples of a memory.
 
-    Source: Chaudhry et al. 2019, arXiv 1902.10486. `combine: concat` is one mean over current and replayed samples (the
-    source's); `sum` adds the two means, as Mammoth's `er` does when both batches have the same size, up to a factor of two.
+    Source: Chaudhry et al. 2019, arXiv 1902.10486, by its authors' code. `combine: concat` is one mean over current and replayed samples, as
+    there and in Mammoth's `er`; `sum` adds the two means, as the official codes of MIR and ER-ACE have plain replay.
     """
 
     needs = frozenset({"memory"})

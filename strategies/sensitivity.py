@@ -14,9 +14,9 @@ from clsuite.stream import Experience
 class Sensitivity(Modifier):
     """Records, by group of parameters, how far they move across a border relative to how far they move within tasks.
 
-    Source: Zhao et al. 2023, arXiv 2304.04158, re-implemented from the abstract: D = ||theta' - theta||_1 / |theta|
-    between snapshots every 1/`snapshots` of an experience; the ratio is the mean D over intervals that start at a border
-    to the mean D over all others.
+    Source: Zhao et al. 2023, arXiv 2304.04158, re-implemented from the abstract, which ranks modules by how they move in training. The measure
+    is from memory and ours: D = ||theta' - theta||_1 / |theta| between snapshots every 1/`snapshots` of an experience; the ratio is the mean
+    D over intervals that start at a border to the mean D over all others.
     """
 
     needs = frozenset({"incremental", "borders", "several_tasks"})

@@ -17,17 +17,18 @@ from .importance import gradient_vector, vector
 class SI(Modifier):
     """Synaptic intelligence: weights are pulled back to those of the last border, each by what it did for the loss of earlier experiences.
 
-    Source: Zenke et al. 2017, arXiv 1703.04200, equations 3 to 5, and its code: over the steps of an experience omega -= g * (change of
-    theta), with g the gradient of the loss without this penalty; at its end Omega += omega / (Delta^2 + `damping`), with Delta the change
-    over the whole experience, and negative Omega becomes 0; the loss gets `strength` * sum Omega (theta - theta*)^2. The code's damping
-    is 0.1 for permuted MNIST and 10^-3 for CIFAR; A-GEM's official code uses a strength of 0.1 out of a grid from 0.1 to 1000. Default and
-    range of the strength are ours: gradient descent diverges where learning rate * strength * Omega exceeds 1.
+    Source: Zenke et al. 2017, arXiv 1703.04200, by its authors' code: over the steps of an experience omega -= g * (change of theta), with g
+    the gradient of the loss without this penalty; at its end Omega += omega / (Delta^2 + `damping`), with Delta the change over the whole
+    experience, and where that is negative Omega becomes 0; the loss gets `strength` * sum Omega (theta - theta*)^2. The code's damping is 0.1
+    for permuted MNIST and 10^-3 for CIFAR; A-GEM's official code uses a strength of 0.1 out of a grid from 0.1 to 1000. Default and range of
+    the strength are ours: gradient descent diverges where learning rate * strength * Omega exceeds 1.
 
     Avalanche's `SynapticIntelligencePlugin` (after arXiv 1806.08568) is `gradient: total`, `negative: kept`, `largest: 0.001`,
     `damping: 1e-7` with `si_lambda` = 2 * `strength`; it leaves out parameters of batch normalisation, which are protected here.
     Gradients are taken before clipping.
     """
 
+    revision = 2
     needs = frozenset({"borders", "incremental"})
     transient = frozenset({"_gradient", "_before"})
 
@@ -64,8 +65,6 @@ class SI(Modifier):
     def after_experience(self, experience: Experience) -> None:
         change = vector(self.model.parameters()).detach() - self.anchor
         self.total = self.total + self.path / (change.square() + self.damping)
-        self.importance = self.total.clamp(min=0.0 if self.negative == "zero" else None, max=self.largest) if self._bounded else self.total
-
-    @property
-    def _bounded(self) -> bool:
-        return self.negative == "zero" or self.largest is not None
+        if self.negative == "zero":
+            self.total = self.total.relu()
+        self.importance = self.total if self.largest is None else self.total.clamp(max=self.largest)

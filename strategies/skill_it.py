@@ -26,12 +26,14 @@ class SkillIt(CorpusSampling):
 
     Source: Chen et al. 2023, arXiv 2307.14430, re-implemented from notes on paper and released code, in the form of the code: the sum
     over the last `window` measurements multiplies the prior (all ones); the paper is usually described as multiplying the previous p.
-    A_ij is the effect of training on i on the loss of j; A_ii = 1 and A_ij = 0.5 where no `graph` is given, as in the code's example configurations.
+    A_ij is the effect of training on i on the loss of j. The code gives 1 to A_ii and 0.5 to the edges of its example graphs, and has no
+    edges where no graph is given; here `graph: null` has all of them, at 0.5.
 
     Departures. L_j is the mean loss on samples of corpus j that are held apart from all training of this part, in evaluation mode: the source
     measures on validation data, which here would be what is reported. There is a measurement at the first step of an experience with several
-    candidates, where the source starts from its graph alone. Skills are those seen so far: where experiences come one after another the set grows,
-    and what was measured before a border is forgotten. A_ij is given, not estimated. Measuring is charged as forward passes.
+    candidates, where the source starts from its graph alone. p changes with every measurement, in the code with every so many. Skills are
+    those seen so far: where experiences come one after another the set grows, and what was measured before a border is forgotten. A_ij is
+    given, not estimated. Measuring is charged as forward passes.
     """
 
     transient = CorpusSampling.transient | {"_held"}

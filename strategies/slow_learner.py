@@ -19,9 +19,9 @@ class SlowLearner(Modifier):
 
     Source: Zhang et al. 2023, arXiv 2303.05118 (SLCA), and its code: backbone 1e-4, head 1e-2. A model without pretrained
     weights learns experience 0 at the full rate (ours). `batch_norm: frozen` keeps running statistics as they came;
-    `follow` lets them move. Heads of earlier classes do not move when `training.logit_mask = experience` and there is no
-    weight decay; `keep_old_heads` restores them exactly otherwise too (the source freezes them). In a language model with tied
-    embeddings the head is the embedding, which then learns at the full rate.
+    `follow` lets them move (ours: the source's network has none). Heads of earlier classes do not move when
+    `training.logit_mask = experience` and there is no weight decay; `keep_old_heads` restores them exactly otherwise too (the source
+    freezes them). In a language model with tied embeddings the head is the embedding, which then learns at the full rate.
     """
 
     needs = frozenset({"borders"})

@@ -17,8 +17,8 @@ class StreamReplay(Modifier):
     Source: Ibrahim et al. 2024, arXiv 2403.08763. In its `compute_equivalent` form replayed samples take the place of current ones, so
     steps and budget stay what they were; `additive` puts them on top (batch B (1 + share), same steps). Step n of an experience replays
     floor((n + 1) B x) - floor(n B x) samples, divided among earlier experiences in proportion to how much of each was trained on (the
-    replay of others not counted), and never a sample that was not trained on. Every batch of such an experience is full: where B does
-    not divide an experience, its last batch begins again at its first samples.
+    replay of others not counted), and never a sample that was not trained on; how they are counted and divided is ours. Every batch of such
+    an experience is full: where B does not divide an experience, its last batch begins again at its first samples.
 
     Nothing is stored: samples are read again from the stream, so it needs access to old data, and no memory.
     """
