@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 
-.PHONY: demo test data-test avalanche-test lint format ledger bench clean
+.PHONY: demo test data-test avalanche-test ledger-test lint format ledger bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,9 +24,13 @@ test: $(STAMP)
 	$(PYTEST) -m processes
 	$(PYTEST) -m install
 	$(PYTEST) -m "avalanche and not data"
+	$(PYTEST) -m ledger
 
 data-test: $(STAMP)
 	$(PYTEST) -m data
+
+ledger-test: $(STAMP)
+	$(PYTEST) -m ledger
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -218,6 +218,17 @@ def results(
     results_command(folder, "json" if as_json else "csv" if as_csv else "text")
 
 
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="the folder of a grid or of runs; several are compared")],
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", metavar="DIR", help="where the pages go (default: DIR/report)")] = None,  # noqa: UP045
+) -> None:
+    """Draw the pages of a folder: tables, curves, matrices, tuning, cost. They open from disk, without a network."""
+    from .report.site import report_command
+
+    report_command(folders, out)
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """The console script: run a command, turn errors into one line and an exit code."""
     sys.exit(_code(sys.argv[1:] if argv is None else argv))

@@ -170,7 +170,7 @@ def expand(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if first in registry.aliases():
         alias = registry.aliases()[first]
         training = dict(alias.get("training", {}))
-        base = {k: v for k, v in alias.items() if k not in ("modifiers", "training", "source")}
+        base = {k: v for k, v in alias.items() if k not in ("modifiers", "training", "source", "reproduced")}
         modifiers = [dict(m) for m in alias.get("modifiers", [])] + modifiers
     for modifier in modifiers:
         name = modifier.get("name")

@@ -72,8 +72,8 @@ def _alias_row(name: str) -> dict[str, Any]:
 
     stands_for = describe_alias(name)
     text = f"stands for {stands_for}"
-    source = registry.aliases()[name].get("source", "")
-    row = {"name": name, "family": "", "role": "alias", "origin": "native", "needs": "", "source": source, "reproduced": ""}
+    facts = {key: registry.aliases()[name].get(key, "") for key in ("source", "reproduced")}
+    row = {"name": name, "family": "", "role": "alias", "origin": "native", "needs": "", **facts}
     return {**row, "description": text, "stands_for": stands_for, "broken": None}
 
 
@@ -110,7 +110,7 @@ def show_command(kind: str, name: str, as_json: bool) -> None:
         rows = [(s["name"], s["type"], _word(s["default"]), s["bounds"], _search(s["search"]), s["help"]) for s in part["settings"]]
         title = f"Settings of {part['name']}" if rows else None
         out.print(table(title, ("setting", "type", "default", "bounds", "search space", "meaning"), rows) if rows else f"{part['name']} has no settings")
-    for key in ("needs", "claims", "source", "stands_for"):
+    for key in ("needs", "claims", "source", "reproduced", "stands_for"):
         if shown.get(key):
             value = shown[key]
             out.print(f"{key.replace('_', ' ')}: {value if isinstance(value, str) else ', '.join(value)}", soft_wrap=True)
@@ -138,6 +138,7 @@ def describe_component(kind: str, name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {} if entry is None else entry.facts
     shown = {"name": name, "kind": kind, "origin": "file" if entry is None else entry.origin, "family": facts.get("family", "")}
     shown |= {"description": inspect.getdoc(component) or "", "source": facts.get("source", "") or _source(component), "revision": component.revision}
+    shown["reproduced"] = facts.get("reproduced", "")
     if kind == "strategy":
         shown |= {"role": _role(component), "needs": sorted(component.needs), "claims": sorted(component.claims)}  # type: ignore[attr-defined]
     return {**shown, "settings": settings}
@@ -145,7 +146,7 @@ def describe_component(kind: str, name: str) -> dict[str, Any]:
 
 def _describe_alias(name: str, alias: dict[str, Any]) -> dict[str, Any]:
     row = _alias_row(name)
-    fixed = {k: v for k, v in alias.items() if k != "source"}
+    fixed = {k: v for k, v in alias.items() if k not in ("source", "reproduced")}
     parts = [describe_component("strategy", part) for part in row["stands_for"].split("+")]
     return {**row, "kind": "strategy", "description": f"{name} stands for {row['stands_for']}: {fixed}", "parts": parts}
 
