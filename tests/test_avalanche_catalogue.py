@@ -266,7 +266,7 @@ def test_an_avalanche_that_is_absent_or_of_another_time_is_one_line(version, exp
     assert "\n" not in str(error.value)
     assert registry.load("strategies", "replay").name == "replay"
     list_command("strategies", as_json=True)  # the rest is there
-    assert (avalanche_catalogue.note() != "") and "\n" not in avalanche_catalogue.note()
+    assert expected in avalanche_catalogue.note() and "\n" not in avalanche_catalogue.note()
     interop.avalanche.cache_clear()
     registry.refresh()
 

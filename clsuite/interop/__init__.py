@@ -50,19 +50,26 @@ def installed() -> str | None:
         return None
 
 
+def refusal() -> str | None:
+    """Why the installed Avalanche is not used, in one line, without importing it; None when its version is let through."""
+    version = installed()
+    if version is None:
+        return f"Avalanche is not installed; {_WORKING}"
+    found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if OLDEST <= found < TOO_NEW:
+        return None
+    age = "old" if found < OLDEST else "new"
+    return f"Avalanche {version} is too {age} (valid: from {_words(OLDEST)}, below {_words(TOO_NEW)}); {_WORKING}"
+
+
 @functools.cache
 def avalanche() -> Any:
     """Avalanche's package, imported and checked once (it takes seconds).
 
     Raises `UsageError` when it is absent, of a version that is not let through, or cannot be imported.
     """
-    version = installed()
-    if version is None:
-        raise UsageError(f"Avalanche is not installed; {_WORKING}")
-    found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    if not OLDEST <= found < TOO_NEW:
-        age = "old" if found < OLDEST else "new"
-        raise UsageError(f"Avalanche {version} is too {age} (valid: from {_words(OLDEST)}, below {_words(TOO_NEW)}); {_WORKING}")
+    if refused := refusal():
+        raise UsageError(refused)
 
     def package() -> Any:
         import avalanche as found

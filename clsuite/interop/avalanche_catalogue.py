@@ -89,12 +89,11 @@ def known() -> Catalogue | None:
 
 def note() -> str:
     """One line on what is not in the catalogue as it can be shown at once; empty when all is there."""
-    version = interop.installed()
-    if version is None:
-        return f"{PREFIX}...: Avalanche is not installed (pip install avalanche-lib=={interop.KNOWN})"
+    if refused := interop.refusal():
+        return f"{PREFIX}...: {refused}"
     found = known()
     if found is None:
-        return f"{PREFIX}...: Avalanche {version} was not looked through yet; clsuite show strategy {PREFIX}naive does so (some ten seconds, once)"
+        return f"{PREFIX}...: Avalanche {interop.installed()} was not looked through yet; clsuite show strategy {PREFIX}naive does so (some ten seconds, once)"
     return f"{PREFIX}...: {'; '.join(found.missing)}" if found.missing else ""
 
 

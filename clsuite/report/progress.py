@@ -79,10 +79,11 @@ class Progress:
         """Where the run stands, in one line."""
         assert self._run is not None
         done, left = self._before + self._calls, self.remaining
-        here = min(self._run.experience + 1, len(self._run.stream))
-        share = 100 * done / max(self._total, 1)
+        where = f"experience {min(self._run.experience + 1, len(self._run.stream))} of {len(self._run.stream)}"
+        if not self._total:  # batches that another library draws are not known here
+            return where
         about = "" if left is None else f", about {clock(left)} left"
-        return f"experience {here} of {len(self._run.stream)}, batch {done} of {self._total} ({share:.0f} %){about}"
+        return f"{where}, batch {done} of {self._total} ({100 * done / self._total:.0f} %){about}"
 
     def _look(self) -> None:
         while not self._over.wait(self._every):
