@@ -25,6 +25,7 @@ test: $(STAMP)
 	$(PYTEST) -m install
 	$(PYTEST) -m "avalanche and not data"
 	$(PYTEST) -m ledger
+	$(PYTEST) -m "browser and not data"
 
 data-test: $(STAMP)
 	$(PYTEST) -m data
