@@ -22,6 +22,9 @@ SHOWN = ("strategy", "scenario", "model", "schedule", "stream")
 
 Items = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="settings, such as strategy=replay scenario.dataset=mnist seed=3")]  # noqa: UP045
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output, and nothing else")]
+Track = Annotated[Optional[str], typer.Option("--track", metavar="wandb|tensorboard|trackio", help="show it there too, from a process of its own")]  # noqa: UP045
+TrackMode = Annotated[Optional[str], typer.Option("--track-mode", metavar="online|offline|disabled", help="of wandb (default: WANDB_MODE, or by key)")]  # noqa: UP045
+TrackProject = Annotated[Optional[str], typer.Option("--track-project", metavar="NAME", help="where in it (default: WANDB_PROJECT, or clsuite)")]  # noqa: UP045
 DataRoot = Annotated[Optional[str], typer.Option("--data-root", metavar="DIR", help="where data sets lie; beats CLSUITE_DATA")]  # noqa: UP045
 
 app = typer.Typer(
@@ -58,13 +61,19 @@ def run(
     rerun: Annotated[bool, typer.Option("--rerun", help="compute a finished cell again")] = False,
     checkpoint_seconds: Annotated[float, typer.Option("--checkpoint-seconds", min=0, help="time between checkpoints")] = 30.0,
     weights: Annotated[Optional[Path], typer.Option("--weights", metavar="PATH", help="also write the weights it ends with, as deployed")] = None,  # noqa: UP045
+    track: Track = None,
+    track_mode: TrackMode = None,
+    track_project: TrackProject = None,
 ) -> int:
     """Run one cell: a scenario, a model, a strategy and a seed. The same command again goes on or shows the result."""
     _leave_on_sigterm()
+    from .interop.trackers import wanted
+
+    tracker = wanted(track, track_mode, track_project)
     from .experiment.cell import Options
     from .report.running import run_command
 
-    return run_command(items or [], as_json, data_root, Options(out, checkpoint_seconds, rerun, weights))
+    return run_command(items or [], as_json, data_root, Options(out, checkpoint_seconds, rerun, weights), tracker)
 
 
 @app.command()
@@ -79,6 +88,9 @@ def grid(
     cells: Annotated[Optional[Path], typer.Option("--cells", metavar="DIR", help="a folder of cells that several experiments share")] = None,  # noqa: UP045
     oversubscribe: Annotated[bool, typer.Option("--oversubscribe", help="allow more workers than the cores carry")] = False,
     table: Annotated[Optional[Path], typer.Option("--table", metavar="FILE", help="also write the table as Markdown")] = None,  # noqa: UP045
+    track: Track = None,
+    track_mode: TrackMode = None,
+    track_project: TrackProject = None,
 ) -> int:
     """Run the cells of an experiment file that are not finished, and show what it shows."""
 
@@ -88,6 +100,9 @@ def grid(
     signal.signal(signal.SIGTERM, leave)
     if rerun not in (None, "failed", "changed"):
         raise UsageError(f"--rerun = '{rerun}' is not valid: expected failed or changed")
+    from .interop.trackers import wanted
+
+    tracker = wanted(track, track_mode, track_project)
     from .report.experiment import grid_command
 
     return grid_command(
@@ -95,6 +110,7 @@ def grid(
         items or [],
         out,
         table,
+        tracker=tracker,
         data_root=data_root,
         workers=workers,
         dry_run=dry_run,
@@ -113,6 +129,40 @@ def status(
     from .report.standing import status_command
 
     status_command(folder, as_json)
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a grid, or the --out folder of runs")],
+    port: Annotated[Optional[int], typer.Argument(metavar="PORT", help="with --serve: where the page is (default: a free port)")] = None,  # noqa: UP045
+    serve: Annotated[bool, typer.Option("--serve", help="also show it as a page on this machine: --serve [PORT]")] = False,
+    once: Annotated[bool, typer.Option("--once", help="show one state and end")] = False,
+) -> int:
+    """Show a grid while it runs: progress, remaining time, failures, running cells, curves. Ends with it, or with Ctrl-C."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        from .report.watch import watch_command
+
+        return watch_command(folder, once, serve, port)
+    except KeyboardInterrupt:
+        return 0
+
+
+@app.command()
+def sync(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a grid, or the --out folder of runs")],
+    to: Annotated[str, typer.Option("--to", metavar="wandb|tensorboard|trackio", help="the tracker")],
+    track_mode: TrackMode = None,
+    track_project: TrackProject = None,
+) -> int:
+    """Send the finished cells of a folder to a tracker, each once; what was sent is remembered in DIR/tracked."""
+    from .interop.trackers.sync import sync_command
+
+    return sync_command(folder, to, track_mode, track_project)
 
 
 @app.command("list")

@@ -22,6 +22,8 @@ from .watched import Cached, Cells, Seen, position, stamp_of
 MOST_FAILURES = 20
 QUIET_SECONDS = 120.0
 """A single run, which claims nothing, is at work as long as it writes: a checkpoint twice a minute at least."""
+PAUSE_SECONDS = 10.0
+"""How long nobody may be at work, having been, before that is said."""
 UNSURE_SECONDS = 60.0
 """How long nothing may happen in a grid whose file cannot be read here before it counts as ended."""
 
@@ -38,6 +40,7 @@ class Live:
         self._curves: tuple[Any, list[dict[str, Any]]] = (None, [])
         self._changed: tuple[Any, float] = (None, time.monotonic())
         self._latest: tuple[float, dict[str, Any]] | None = None
+        self._worked: float | None = None
 
     def state(self, at_most: float = 0.0) -> dict[str, Any]:
         """Where it stands now, as plain values; what was found less than `at_most` seconds ago is given again.
@@ -69,8 +72,8 @@ class Live:
             found["ended"] = found["ended"] and self._quiet_for(plan.rows) >= UNSURE_SECONDS
         if not plan.rows:
             found["message"] = "the grid has begun, and no cell is planned yet"
-        elif found["left"] and not at_work:
-            found["message"] = "nobody is at work on the others: the grid's command goes on with them"
+        elif self._idle(found):
+            found["message"] = "nobody is at work on the others now: the grid's command goes on with them"
         return found
 
     def _runs(self) -> dict[str, Any]:
@@ -79,8 +82,8 @@ class Live:
         found = self._state("runs" if rows else "nothing", rows, seen, at_work, sum(row.phase != SHARED_START for row in rows))
         if not rows:
             found["message"] = f"'{self.folder}' holds no grid and no run yet (looked for identity.json and cells/*/*)"
-        elif found["left"] and not at_work:
-            found["message"] = "nobody is at work on the others: the same clsuite run goes on with them"
+        elif self._idle(found):
+            found["message"] = "nobody is at work on the others now: the same clsuite run goes on with them"
         return found
 
     # -- what it comes to ---------------------------------------------------------------------------------------
@@ -119,8 +122,8 @@ class Live:
 
     def _running(self, rows: Iterable[Row], seen: dict[str, Seen], at_work: set[str]) -> list[dict[str, Any]]:
         """The cells somebody is at, each once, the longest at work first."""
-        lengths = {(row.phase, row.label): found.experiences for row in rows if (found := seen[row.cell].measured)}
-        found = {}
+        lengths = {(row.phase, row.label): known.experiences for row in rows if (known := seen[row.cell].measured)}
+        found: dict[str, dict[str, Any]] = {}
         for row in rows:
             if row.cell in at_work and row.cell not in found:
                 spec = self._files.read(f"{row.folder}/spec.json", _json) or {}
@@ -137,6 +140,12 @@ class Live:
         if self._curves[0] != key:
             self._curves = key, curves(rows, seen)
         return self._curves[1]
+
+    def _idle(self, found: dict[str, Any]) -> bool:
+        """Whether something is left and nobody was seen at work lately: between two phases nobody is for a while."""
+        if found["running"]:
+            self._worked = time.monotonic()
+        return found["left"] > 0 and (self._worked is None or time.monotonic() - self._worked >= PAUSE_SECONDS)
 
     def _quiet_for(self, rows: list[Row]) -> float:
         """Seconds since something was last found to have changed."""

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from .live_words import bounds, clean, comparable, ending, heading, line, place, progress, since, statuses, value, who
+from .live_words import at_work, better, bounds, clean, comparable, ending, heading, line, progress, statuses, value, who
 
 EVERY_SECONDS = 3
-WIDTH, HEIGHT = 240, 48
+WIDTH, HEIGHT, EDGE = 240, 48, 4
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1b1b; --dim: #5c5c5c; --back: #fff; --line: #d8d8d8; --curve: #0072b2; --bad: #b3261e; }
@@ -28,11 +28,14 @@ progress { width: 100%; height: 1.1rem; accent-color: var(--curve); }
 .scroll { overflow-x: auto; } .dim { color: var(--dim); } .bad { color: var(--bad); }
 table { border-collapse: collapse; } th, td { padding: .25rem .6rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: middle; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td, th, li, summary, p { overflow-wrap: anywhere; } .label { min-width: 8rem; max-width: 20rem; }
+td, li, summary, p, pre { overflow-wrap: anywhere; } .label { min-width: 5rem; max-width: 20rem; }
 ul { padding-left: 1.1rem; } pre { overflow-x: auto; font-size: .8rem; border-left: 3px solid var(--line); padding-left: .6rem; }
-svg { display: block; width: 15rem; max-width: 40vw; height: 3rem; } path { fill: none; stroke: var(--curve); stroke-width: 2; vector-effect: non-scaling-stroke; }
+svg { display: block; width: 15rem; max-width: 40vw; height: 3rem; }
+path { fill: none; stroke: var(--curve); stroke-width: 2; vector-effect: non-scaling-stroke; }
 circle { fill: var(--curve); }
-.frame { stroke: var(--line); stroke-width: 1; } .ends { display: flex; justify-content: space-between; width: 15rem; max-width: 40vw; }
+.frame { stroke: var(--line); stroke-width: 1; }
+.ends { display: flex; justify-content: space-between; width: 15rem; max-width: 40vw; }
+@media (max-width: 36rem) { svg, .ends { max-width: 30vw; } .curves .number { white-space: normal; min-width: 5rem; } }
 """
 
 SCRIPT = """
@@ -76,7 +79,7 @@ def _digest(text: str) -> str:
 
 
 POLICY = (
-    f"default-src 'none'; script-src {_digest(SCRIPT)}; style-src {_digest(STYLE)}; connect-src 'self'; "
+    f"default-src 'none'; script-src {_digest(SCRIPT)}; style-src {_digest(STYLE)}; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """What a browser lets the page do: run its own script, use its own style, ask where it came from; no request to anywhere else."""
@@ -86,6 +89,7 @@ def document(state: dict[str, Any]) -> str:
     """The whole page of a state."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,">'
         f"<title>{_text(progress(state))}: {_text(state['folder'])}</title>"
         f'<noscript><meta http-equiv="refresh" content="{EVERY_SECONDS + 2}"></noscript><style>{STYLE}</style></head>'
         f'<body><main>{_content(state)}</main><p id="connection" class="bad" role="status"></p><script>{SCRIPT}</script></body></html>\n'
@@ -108,7 +112,7 @@ def _content(state: dict[str, Any]) -> str:
         parts.append(_counts(state))
     if state["running"]:
         parts.append(f"<h2>Running: {len(state['running'])}</h2><ul>")
-        parts += [f"<li>{_text(who(cell))}: {_text(place(cell))}; for {since(cell, state['time']) or '-'}</li>" for cell in state["running"]]
+        parts += [f"<li>{_text(at_work(cell, state['time']))}</li>" for cell in state["running"]]
         parts.append("</ul>")
     parts += [_curves(group) for group in comparable(state)]
     if state["failures"]:
@@ -152,29 +156,20 @@ def _curves(curves: Sequence[dict[str, Any]]) -> str:
         for curve in curves
     )
     return (
-        f'<h2>{_text(heading(curves))}</h2><p class="dim">Vertical: {low:.3g} to {high:.3g}, the same in every row. Horizontal: experience. '
+        f'<h2>{_text(heading(curves))}</h2><p class="dim">Vertical: {low:.3g} to {high:.3g}, the same in every row; {better(curves)}. Horizontal: experience. '
         "At the end: mean ± standard deviation over n cells.</p>"
-        f'<div class="scroll"><table><tr><th scope="col">strategy</th><th scope="col">by experience{ends}</th><th class="number" scope="col">at the end</th></tr>{rows}'
-        "</table></div>"
+        f'<div class="scroll"><table class="curves"><tr><th scope="col">strategy</th><th scope="col">by experience{ends}</th>'
+        f'<th class="number" scope="col">at the end</th></tr>{rows}</table></div>'
     )
 
 
 def _drawn(curve: dict[str, Any], low: float, high: float) -> str:
-    """A curve as a line; a point where there is but one."""
+    """A curve as a line, broken where nothing was measured; a point where there is but one."""
     values, span = curve["values"], (high - low) or 1.0
-    points = [
-        (4 + (WIDTH - 8) * (k / max(len(values) - 1, 1)), 4 + (HEIGHT - 8) * (1 - (v - low) / span)) if v is not None else None for k, v in enumerate(values)
-    ]
-    known = [p for p in points if p is not None]
-    path = "".join(
-        f"{'L' if k and points[k - 1] is not None else 'M'}{p[0]:.1f} {p[1]:.1f}" + ("h0.01" if len(known) == 1 else "") for k, p in enumerate(points) if p
-    )
-    ends = f"{known and values and _first(values):.3g} to {_first(values[::-1]):.3g}" if known else "nothing measured"
-    dot = f'<circle cx="{known[0][0]:.1f}" cy="{known[0][1]:.1f}" r="3"/>' if len(known) == 1 else ""
+    steps = max(len(values) - 1, 1)
+    known = [(EDGE + (WIDTH - 2 * EDGE) * k / steps, EDGE + (HEIGHT - 2 * EDGE) * (high - v) / span, k) for k, v in enumerate(values) if v is not None]
+    pen = "".join(f"{'L' if n and known[n - 1][2] == k - 1 else 'M'}{x:.1f} {y:.1f}" for n, (x, y, k) in enumerate(known))
+    drawn = f'<circle cx="{known[0][0]:.1f}" cy="{known[0][1]:.1f}" r="3"/>' if len(known) == 1 else f'<path d="{pen}"/>'
+    words = f"from {values[known[0][2]]:.3g} to {values[known[-1][2]]:.3g}" if known else "nothing measured yet"
     frame = f'<path class="frame" d="M0 0V{HEIGHT}H{WIDTH}"/>'
-    label = f"from {ends}"
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{label}">{frame}<path d="{path}"/>{dot}</svg>'
-
-
-def _first(values: Sequence[float | None]) -> float:
-    return next(v for v in values if v is not None)
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{words}">{frame}{drawn}</svg>'

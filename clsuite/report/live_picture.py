@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .live_words import BLOCKS, PLAIN_BLOCKS, bounds, clean, comparable, failure, heading, place, progress, since, sparkline, statuses, value, who
-from .text import table
+from .live_words import BLOCKS, PLAIN_BLOCKS, at_work, better, bounds, clean, comparable, failure, heading, line, progress, sparkline, statuses, value
 
-BAR, SPARK, LABEL = 40, 32, 36
+BAR, LEAST_BAR, LABEL = 40, 8, 36
+SPARK, SMALL_SPARK, SMALL = 32, 16, 75
+"""Characters of a curve, and of one in a terminal that is narrower than `SMALL`."""
 LOG_LINES = 3
 MOST_RUNNING, MOST_FAILURES = 8, 3
-STYLES = {"ok": "green", "running": "cyan", "missing": "dim"}
 
 
 def picture(state: dict[str, Any], out: Console, height: int | None) -> Group:
@@ -24,13 +27,12 @@ def picture(state: dict[str, Any], out: Console, height: int | None) -> Group:
     used = statuses(state)
     if state["phases"]:
         rows = [(clean(phase), *(c.get(s, 0) for s in used), sum(c.values())) for phase, c in state["phases"].items()]
-        parts += [table(None, ("phase", *used, "planned"), rows, right=range(1, len(used) + 2)), _bar(state)]
+        parts += [_counts(("phase", *map(clean, used), "planned"), rows), _bar(state, out.width)]
     if state["message"]:
-        waiting = ": waiting (Ctrl-C ends)" if state["kind"] == "nothing" else ""
-        parts.append(_line(clean(state["message"]) + waiting, "yellow"))
+        parts.append(Text(clean(state["message"]) if state["phases"] else line(state), "yellow"))
     room = None if height is None else height - sum(_height(part, out) for part in parts)
-    drawn = [lambda room: _running(state, room), lambda room: _failures(state, room)]
-    drawn += [lambda room, group=group: _curves(group, out, room) for group in comparable(state)]
+    drawn: list[Callable[[int | None], list[RenderableType]]] = [partial(_running, state), partial(_failures, state)]
+    drawn += [partial(_curves, group, out) for group in comparable(state)]
     for draw in drawn:
         block = draw(room)
         if room is not None and len(block) > room:
@@ -48,10 +50,21 @@ def _height(part: RenderableType, out: Console) -> int:
     return len(out.render_lines(part, pad=False))
 
 
-def _bar(state: dict[str, Any]) -> Table:
-    grid = Table.grid(padding=(0, 1))
-    done = state["expected"] - state["left"]
-    grid.add_row(ProgressBar(max(state["expected"], 1), done, width=BAR), _line(progress(state)))
+def _counts(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Table:
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for k, head in enumerate(heads):
+        made.add_column(head, justify="right" if k else "left", overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        made.add_row(*map(str, row))
+    return made
+
+
+def _bar(state: dict[str, Any], width: int) -> Table:
+    """How far it is, as a bar where there is room beside the words."""
+    grid, words = Table.grid(padding=(0, 1)), progress(state)
+    room = min(BAR, width - len(words) - 1)
+    bar = ProgressBar(max(state["expected"], 1), state["expected"] - state["left"], width=room)
+    grid.add_row(*([bar] if room >= LEAST_BAR else []), _line(words))
     return grid
 
 
@@ -62,7 +75,7 @@ def _running(state: dict[str, Any], room: int | None) -> list[RenderableType]:
         return []
     most = len(cells) if room is None else max(1, min(MOST_RUNNING, room // 3 - 2))
     lines = [_line(""), _line(f"Running: {len(cells)}" + (f" (the first {most})" if len(cells) > most else ""), "bold")]
-    return [*lines, *(_line(f"  {who(cell)}: {place(cell)}; for {since(cell, state['time']) or '-'}") for cell in cells[:most])]
+    return [*lines, *(_line(f"  {at_work(cell, state['time'])}") for cell in cells[:most])]
 
 
 def _failures(state: dict[str, Any], room: int | None) -> list[RenderableType]:
@@ -87,22 +100,23 @@ def _failures(state: dict[str, Any], room: int | None) -> list[RenderableType]:
 def _curves(found: list[dict[str, Any]], out: Console, room: int | None) -> list[RenderableType]:
     """A row a strategy: its curve, and the value at the end."""
     most = len(found) if room is None else room - 3
-    if most < 1:
+    if most < min(len(found), 2):  # one, and how many more there are
         return []
     low, high = bounds(found)
+    spark = SPARK if out.width >= SMALL else SMALL_SPARK
     blocks = BLOCKS if out.encoding.startswith("utf") else PLAIN_BLOCKS
     shown = found if len(found) <= most else found[: most - 1]
-    wide = min(LABEL, max(10, *(len(clean(curve["label"])) for curve in found)))
+    wide = min(LABEL, max(10, *(cell_len(clean(curve["label"])) for curve in found)))
     lines: list[RenderableType] = [_line(""), _line(f"{heading(found)}: {blocks[0]} {low:.3g} to {blocks[-1]} {high:.3g}", "bold")]
     for curve in shown:
         label = Text(clean(curve["label"]))
         label.truncate(wide, overflow="ellipsis", pad=True)
         row = Text("  ", no_wrap=True, overflow="ellipsis")
-        lines.append(row + label + Text(" ") + Text(sparkline(curve["values"], low, high, SPARK, blocks).ljust(SPARK), "cyan") + Text(f" {value(curve)}"))
+        lines.append(row + label + Text(" ") + Text(sparkline(curve["values"], low, high, spark, blocks).ljust(spark), "cyan") + Text(f" {value(curve)}"))
     last = str(len(found[0]["values"]) // found[0]["per_experience"])
-    axis = len(sparkline(found[0]["values"], low, high, SPARK)) - 1
+    axis = len(sparkline(found[0]["values"], low, high, spark)) - 1
     ends = f"1{last if last != '1' else '':>{axis}}"
-    lines.append(_line(f"  {'experience':<{wide}} {ends:<{SPARK}} mean ± standard deviation at the end", "dim"))
+    lines.append(_line(f"  {'experience':<{wide}} {ends:<{spark}} mean ± s.d.; {better(found)}", "dim"))
     if len(shown) < len(found):
         lines.append(_line(f"  and {len(found) - len(shown)} more (--once shows all)", "dim"))
     return lines

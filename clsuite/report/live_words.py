@@ -12,6 +12,7 @@ from .text import number, some
 
 STATUSES = ("ok", "running", "missing", "diverged", "error", "oom", "timeout", "killed")
 BLOCKS, PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
+LEAST_SPAN = 0.1
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")
 
 
@@ -38,7 +39,7 @@ def progress(state: dict[str, Any]) -> str:
 def line(state: dict[str, Any]) -> str:
     """Where it stands, in one line."""
     if state["kind"] == "nothing" or not state["phases"]:
-        return f"{clean(state['message'])}: waiting"
+        return f"waiting: {clean(state['message'])}"
     parts = [progress(state)]
     if state["running"]:
         parts.append(f"{len(state['running'])} running")
@@ -67,7 +68,7 @@ def _by_kind(state: dict[str, Any]) -> str:
 def who(cell: dict[str, Any]) -> str:
     """A cell by strategy, trial and seed, with its phase."""
     trial = "" if cell["trial"] is None else f", trial {cell['trial']}"
-    return f"{clean(cell['label'])}{trial}, seed {cell['seed']} ({clean(cell['phase'])})"
+    return f"{clean(cell['label'])}{trial}, seed {clean(cell['seed'])} ({clean(cell['phase'])})"
 
 
 def failure(cell: dict[str, Any]) -> str:
@@ -85,9 +86,10 @@ def place(cell: dict[str, Any]) -> str:
     return f"experience {cell['experience'] + 1}{of}{step}{loss}"
 
 
-def since(cell: dict[str, Any], now: float) -> str:
-    """How long a cell has been at work."""
-    return "" if cell["since"] is None else clock(max(now - cell["since"], 0.0))
+def at_work(cell: dict[str, Any], now: float) -> str:
+    """A running cell: which, where it is, and for how long."""
+    began = "just begun" if cell["since"] is None else f"for {clock(max(now - cell['since'], 0.0))}"
+    return f"{who(cell)}: {place(cell)}; {began}"
 
 
 def comparable(state: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -103,9 +105,13 @@ def comparable(state: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 def heading(curves: Sequence[dict[str, Any]]) -> str:
     """What the curves of a phase show."""
-    loss = curves[0]["kind"] == "loss"
-    what = "Loss on what was learned so far (nats per token, lower is better)" if loss else "Accuracy on what was learned so far (higher is better)"
-    return f"{what}, {clean(curves[0]['phase'])}" + ("; mean over trials, which differ in their settings" if "tuning" in curves[0]["phase"] else "")
+    what = "Loss on what was learned so far (nats per token)" if curves[0]["kind"] == "loss" else "Accuracy on what was learned so far"
+    return f"{what}, {clean(curves[0]['phase'])}" + (", over trials with different settings" if "tuning" in curves[0]["phase"] else "")
+
+
+def better(curves: Sequence[dict[str, Any]]) -> str:
+    """Which direction of the curves is better."""
+    return "lower is better" if curves[0]["kind"] == "loss" else "higher is better"
 
 
 def value(curve: dict[str, Any]) -> str:
@@ -115,9 +121,11 @@ def value(curve: dict[str, Any]) -> str:
 
 
 def bounds(curves: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Least and greatest value of curves that share an axis."""
+    """Least and greatest value of curves that share an axis, drawn apart so far that a small difference does not look like a large one."""
     found = [v for curve in curves for v in curve["values"] if v is not None]
-    return (min(found), max(found)) if found else (0.0, 1.0)
+    if not found:
+        return 0.0, 1.0
+    return min(min(found), max(max(found) - LEAST_SPAN, 0.0)), max(found)
 
 
 def sparkline(values: Sequence[float | None], low: float, high: float, width: int, blocks: str = BLOCKS) -> str:

@@ -7,6 +7,7 @@ point to this machine (DNS rebinding) is refused by the Host header it sends.
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -21,6 +22,7 @@ NAMES = (LOOPBACK, "localhost")
 FRESH_SECONDS = 1.0
 """However many look, the folder is looked at once a second."""
 CLIENT_SECONDS = 10.0
+POLL_SECONDS = 0.1
 
 
 class Page:
@@ -37,7 +39,7 @@ class Page:
         except OSError as error:
             raise UsageError(f"PORT = {port} cannot be had: {error.strerror or error} (valid: another one, or nothing for a free one)") from error
         self.url = f"http://{LOOPBACK}:{self._server.server_port}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="page", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), name="page", daemon=True)
 
     def __enter__(self) -> Page:
         self._thread.start()
@@ -62,7 +64,7 @@ class _Server(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """As the standard library has it, without looking up a name for the address."""
-        self.socket.setsockopt(__import__("socket").SOL_SOCKET, __import__("socket").SO_REUSEADDR, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = LOOPBACK, self.server_address[1]
@@ -97,7 +99,9 @@ class _Answer(BaseHTTPRequestHandler):
 
     def _is_for_us(self) -> bool:
         given = self.headers.get_all("Host") or []
-        return len(given) == 1 and given[0].strip().lower() in {f"{name}:{self.server.server_port}" for name in NAMES}
+        port = self.server.server_port
+        valid = {f"{name}:{port}" for name in NAMES} | (set(NAMES) if port == 80 else set())
+        return len(given) == 1 and given[0].strip().lower() in valid
 
     def _send(self, status: int, kind: str, text: str, more: dict[str, str] | None = None) -> None:
         data = text.encode("utf-8", "replace")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live as Screen
+from rich.text import Text
 
 from ..errors import UsageError
 from .live import Live
 from .live_picture import picture
-from .live_words import ending, failure, line
+from .live_words import clean, ending, failure, line
 from .text import console
 
 REFRESH_SECONDS = 1.0
@@ -69,7 +69,7 @@ def _watch(live: Live, stays: bool = False) -> int:
 
 
 def _on_screen(live: Live, out: Console) -> int:
-    with Screen(f"reading {live.folder}", console=out, auto_refresh=False, vertical_overflow="crop") as screen:
+    with Screen(Text(f"reading {clean(live.folder)}"), console=out, auto_refresh=False, vertical_overflow="crop") as screen:
         screen.refresh()
         while True:
             began = time.monotonic()
@@ -81,24 +81,22 @@ def _on_screen(live: Live, out: Console) -> int:
 
 
 def _in_lines(live: Live, stays: bool) -> int:
-    said, said_at, known = "", 0.0, set[tuple[Any, ...]]()
-    active = time.monotonic()
-    before: Any = None
+    """A line when something has changed, at most every half minute, and one for each failure; 1 when nobody has been at work for long."""
+    said, said_at, told = "", 0.0, set[tuple[Any, ...]]()
+    active, before = time.monotonic(), None
     while True:
         began = time.monotonic()
         state = live.state()
-        standing = state["phases"], [(cell["cell"], cell["step"]) for cell in state["running"]]
-        if standing != before or state["running"]:
-            before, active = standing, began
-        new = [f for f in reversed(state["failures"]) if (key := (f["cell"], f["ended"])) not in known and not known.add(key)]  # type: ignore[func-returns-value]
-        if said:  # those from before are in its first line
-            for one in new:
+        if state["running"] or state["phases"] != before:
+            active, before = began, state["phases"]
+        for one in reversed(state["failures"]):
+            if said and (one["cell"], one["ended"]) not in told:  # those from before are counted in the first line
                 print(failure(one), flush=True)
+            told.add((one["cell"], one["ended"]))
         if state["ended"]:
             return 0
         if not stays and began - active >= IDLE_SECONDS:
-            print(f"{line(state)}; nobody has been at work for {IDLE_SECONDS / 60:.0f} minutes", flush=True)
-            print("clsuite: the cells have not all ended", file=sys.stderr)
+            print(f"{line(state)}; not all cells have ended, and nobody was at work for {IDLE_SECONDS / 60:.0f} minutes", flush=True)
             return 1
         if (text := line(state)) != said and (not said or began - said_at >= LINE_SECONDS):
             print(text, flush=True)
