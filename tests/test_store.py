@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from clsuite.errors import UsageError
+from clsuite.errors import ResultWarning, UsageError
 from clsuite.experiment import claims
 from clsuite.experiment.claims import claim
 from clsuite.experiment.folder import publish
@@ -274,10 +274,10 @@ def test_eight_processes_publishing_the_same_hundred_cells_leave_each_once_and_w
 
 @unit
 def test_a_second_result_is_dropped_and_a_replacement_is_not(tmp_path):
-    publish(tmp_path, {"cell": NAME, "by": 1}, False)
-    publish(tmp_path, {"cell": NAME, "by": 2}, False)
+    publish(tmp_path, {"cell": NAME, "status": "ok", "by": 1}, False)
+    publish(tmp_path, {"cell": NAME, "status": "ok", "by": 2}, False)
     assert json.loads((tmp_path / "result.json").read_text())["by"] == 1
-    publish(tmp_path, {"cell": NAME, "by": 3}, True)
+    publish(tmp_path, {"cell": NAME, "status": "ok", "by": 3}, True)
     assert json.loads((tmp_path / "result.json").read_text())["by"] == 3
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
@@ -476,6 +476,22 @@ def test_a_damaged_identity_is_refused(tmp_path):
     with pytest.raises(UsageError, match="damaged"):
         Store(tmp_path).open(IDENTITY, "text")
     assert (tmp_path / "identity.json").read_text() == "{" and not (tmp_path / "experiment.yaml").exists()
+
+
+@unit
+@pytest.mark.parametrize("damaged", ["", '{"cell": "', "[]", "{}", "\x00\x00"])
+def test_a_damaged_result_counts_as_missing_and_is_replaced_by_a_whole_one(damaged, tmp_path):
+    store = Store(tmp_path)
+    folder = store.folder(NAME)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(damaged)
+    with pytest.warns(ResultWarning, match="damaged"):
+        assert store.state(NAME) == State("missing")
+    whole = {"cell": NAME, "status": "ok", "reason": None, "spec": {}, "metrics": {}, "cost": {}, "environment": {}}
+    publish(folder, whole, replace=False)
+    assert store.result(NAME) == whole
+    publish(folder, {**whole, "reason": "later"}, replace=False)  # the first whole one stays
+    assert store.result(NAME) == whole and len(list(folder.iterdir())) == 1
 
 
 OPEN = """

@@ -76,11 +76,22 @@ class Log:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The result in a cell's folder, or None while there is none."""
+    """The result in a cell's folder, or None while there is none: one that is damaged is none, with a warning."""
+    path = folder / "result.json"
     try:
-        result: dict[str, Any] = json.loads((folder / "result.json").read_bytes())
+        return _whole(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        warnings.warn(f"'{path}' is damaged and counts as missing: {error}", ResultWarning, stacklevel=2)
+        return None
+
+
+def _whole(data: bytes) -> dict[str, Any]:
+    """A result by its bytes; raises `ValueError` for anything else."""
+    result = json.loads(data)
+    if not isinstance(result, dict) or not {"cell", "status"} <= set(result):
+        raise ValueError("it is no result of a cell")
     return result
 
 
@@ -136,9 +147,19 @@ def locked(handle: int) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do: a child forked meanwhile has the same open file
 
 
-def publish(folder: Path, result: dict[str, Any], replace: bool) -> None:
-    """Make the result visible at once and whole; the first publication wins, a second is dropped."""
+def _damaged(path: Path) -> bool:
     try:
-        put(folder / "result.json", json.dumps(plain(result), allow_nan=False).encode(), replace)
+        _whole(path.read_bytes())
+        return False
+    except ValueError:
+        return True
+
+
+def publish(folder: Path, result: dict[str, Any], replace: bool) -> None:
+    """Make the result visible at once and whole; the first publication wins, a second is dropped, a damaged one is replaced."""
+    path, data = folder / "result.json", json.dumps(plain(result), allow_nan=False).encode()
+    try:
+        if not put(path, data, replace) and _damaged(path):
+            put(path, data, replace=True)
     except OSError as error:
         raise UsageError(f"--out: the result of cell {result['cell']} could not be written to '{folder}': {error.strerror or error}") from error
