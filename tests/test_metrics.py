@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import clsuite
 from clsuite.training import metrics as m
 from clsuite.training.evaluation import Evaluator
 
@@ -130,7 +131,7 @@ def test_calibration_error_by_hand():
     scores = torch.tensor([[math.log(c), math.log(1 - c)] for c in confidences], dtype=torch.float64)
     targets = torch.tensor([0 if r else 1 for r in right])
     sums = torch.zeros(3, m.BINS, dtype=torch.float64)
-    Evaluator._correct(scores, targets, sums)
+    Evaluator._answered(scores, targets, sums)
     assert sums[0].nonzero().flatten().tolist() == [8, 11, 13]
     assert m.calibration_error(*sums.numpy()) == pytest.approx((abs(1 - 1.82) + 0.75 + 0.45) / 4)
 
@@ -141,7 +142,7 @@ def test_calibration_error_of_nothing_is_null():
 
 def test_calibration_counts_full_confidence_in_the_last_bin():
     sums = torch.zeros(3, m.BINS, dtype=torch.float64)
-    Evaluator._correct(torch.tensor([[1000.0, 0.0]]), torch.tensor([0]), sums)
+    Evaluator._answered(torch.tensor([[1000.0, 0.0]]), torch.tensor([0]), sums)
     assert sums[0, -1] == 1 and m.calibration_error(*sums.numpy()) == 0
 
 
@@ -189,3 +190,17 @@ def test_the_order_of_the_sets_does_not_matter(case, random):
     shuffled = m.summary(r[:, order], n[order], f[order], b[order])
     for name, value in m.summary(r, n, f, b).items():
         assert shuffled[name] == (None if value is None else pytest.approx(value, abs=1e-9)), name
+
+
+def test_the_share_of_predictions_that_fall_on_new_classes_is_counted_by_hand() -> None:
+    stuck = clsuite.run("scenario.experiences=5", "scenario.dataset=digits", "strategy=naive", "training.epochs=5", "training.learning_rate=0.1")
+    shares, matrix = stuck["new_classes"], stuck["matrix"]
+    assert shares["predicted"][0] is shares["true"][0] is None  # nothing is old yet
+    sizes = [e["samples"] for e in stuck["evaluation_sets"]]
+    for i in range(1, 5):
+        assert shares["true"][i] == pytest.approx(sizes[i] / sum(sizes[: i + 1]))
+        assert matrix[i][:i] == [0.0] * i and shares["predicted"][i] == 1.0  # all that is old is taken for new
+    kept = clsuite.run("scenario.experiences=5", "scenario.dataset=digits", "strategy=joint", "training.epochs=20", "training.learning_rate=0.1")
+    assert abs(kept["new_classes"]["predicted"][4] - kept["new_classes"]["true"][4]) < 0.02
+    permuted = clsuite.run("scenario=domain_incremental", "scenario.dataset=digits", "scenario.experiences=2", "strategy=naive")
+    assert permuted["new_classes"]["predicted"] == [None, None]  # the classes stay: none is old

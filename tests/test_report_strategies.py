@@ -17,7 +17,7 @@ from clsuite.experiment.results import rows
 from clsuite.experiment.spec import resolve
 from clsuite.report import site
 from clsuite.report.page import Cell, Figure, Page, Table
-from clsuite.report.pages import learning, matrices
+from clsuite.report.pages import learning, matrices, predictions
 from clsuite.report.pages.strategies import page
 from clsuite.report.study import Study
 
@@ -277,3 +277,21 @@ def test_the_page_of_real_runs_is_written_with_its_details(folder: Path, tmp_pat
             assert isinstance(c, Cell) and f'href="{c.href}"' in text
     script = (tmp_path / "data" / "matrices.js").read_text()
     assert json.loads("[" + script.removeprefix("clsuiteDetails(").rstrip().removesuffix(");") + "]") == ["matrices", made.details["matrices"]]
+
+
+def test_the_share_of_predictions_on_new_classes_is_drawn_where_results_have_it(tmp_path: Path) -> None:
+    import clsuite
+
+    for seed in (0, 1):
+        clsuite.run("scenario.dataset=digits", "strategy=naive", f"seed={seed}", out=tmp_path)
+    study = Study.of(tmp_path)
+    figure = predictions.figure(study)
+    assert figure is not None
+    results = [o.result["new_classes"]["predicted"] for o in study.outcomes if o.result]
+    own = [row for row in figure.table[1] if row[0] == "naive"]
+    assert [row[1] for row in own] == [1, 2, 3, 4]
+    assert [row[2] for row in own] == [pytest.approx((results[0][i] + results[1][i]) / 2) for i in range(1, 5)]
+    for o in study.outcomes:
+        assert o.result is not None
+        del o.result["new_classes"]  # as results of before have none
+    assert predictions.figure(study) is None

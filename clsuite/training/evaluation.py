@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 CHUNK = 1000
 """Samples of one forward pass: large enough for speed, small enough to stay in the cache of a core."""
+
+
+class Measured(NamedTuple):
+    """What a pass over evaluation sets gives.
+
+    `accuracy` [sets]; `known_task` [sets], the same with a known task, or None; `bins` [3, 15], sums for calibration, or None;
+    `predictions` [sets, classes], how often each class was the prediction.
+    """
+
+    accuracy: np.ndarray
+    known_task: np.ndarray | None
+    bins: np.ndarray | None
+    predictions: np.ndarray
 
 
 class Evaluator:
@@ -43,9 +56,10 @@ class Evaluator:
         return [j for j in range(len(self.sizes)) if self.full_row(i) or self.learned_in[j] == i]
 
     @torch.inference_mode()
-    def measure(self, sets: list[int], bins: bool = False) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Accuracy of each given set [sets], the same with a known task [sets] or None, and the calibration sums [3, 15] or None."""
-        run, masked = self.run, self.run.stream.task_masked
+    def measure(self, sets: list[int], bins: bool = False) -> Measured:
+        """Measure the given sets; `bins`: with the sums for calibration."""
+        run, masked, classes = self.run, self.run.stream.task_masked, self.run.stream.classes
+        predicted = torch.zeros(len(sets) * classes, dtype=torch.int64, device=run.device)
         hits = torch.zeros(2, len(sets), dtype=torch.float64, device=run.device)
         sums = torch.zeros(3, BINS, dtype=torch.float64, device=run.device) if bins else None
         seen = run.seen_classes() if run.evaluation_mask == "seen" else None
@@ -53,25 +67,29 @@ class Evaluator:
         for ids, member in self._chunks(sets):
             pixels, targets = run.stream.gather(ids, "test")
             scores = run.base.predict(run.workload.inputs(pixels))
-            correct = self._correct(scores if seen is None else scores.masked_fill(~seen, -torch.inf), targets, sums)
+            answers, correct = self._answered(scores if seen is None else scores.masked_fill(~seen, -torch.inf), targets, sums)
             hits[0].index_add_(0, member, correct)
+            predicted += torch.bincount(member * classes + answers, minlength=len(predicted))
             if masked:
                 of_task = scores.masked_fill(~self._masks[torch.as_tensor(sets, device=run.device)[member]], -torch.inf)
                 hits[1].index_add_(0, member, (of_task.argmax(1) == targets).double())
         run.restore_modes(modes)
         sizes = self.sizes[sets]
         counts = hits.cpu().numpy()
-        return counts[0] / sizes, counts[1] / sizes if masked else None, None if sums is None else sums.cpu().numpy()
+        known = counts[1] / sizes if masked else None
+        return Measured(counts[0] / sizes, known, None if sums is None else sums.cpu().numpy(), predicted.reshape(len(sets), classes).cpu().numpy())
 
     @staticmethod
-    def _correct(scores: Tensor, targets: Tensor, sums: Tensor | None) -> Tensor:
-        correct = (scores.argmax(1) == targets).double()
+    def _answered(scores: Tensor, targets: Tensor, sums: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The classes predicted and where they are right; adds to the calibration sums."""
+        answers = scores.argmax(1)
+        correct = (answers == targets).double()
         if sums is not None:
             confidence = scores.double().softmax(1).amax(1)
             place = (confidence * BINS).ceil().long().clamp_(1, BINS) - 1
             for row, values in zip(sums, (torch.ones_like(correct), correct, confidence), strict=True):
                 row.index_add_(0, place, values)
-        return correct
+        return answers, correct
 
     def _chunks(self, sets: list[int]) -> list[tuple[Tensor, Tensor]]:
         """(ids, position of their set) in chunks; small sets share a chunk, and no chunk mixes transforms."""

@@ -9,7 +9,7 @@ from ...training.metrics import IMAGE_NAMES
 from ..page import Cell, Page, Section, Table
 from ..study import Study
 from ..text import METRICS
-from . import balance, learning, matrices, tasks
+from . import balance, learning, matrices, predictions, tasks
 from .overview import better, estimates, interval, words
 
 
@@ -26,7 +26,8 @@ def page(study: Study) -> Page | None:
 
 
 def _learning(study: Study, found: dict[str, matrices.Grid]) -> Section | None:
-    drawn = [*learning.figures(study), *tasks.figures(found)]
+    new = predictions.figure(study)
+    drawn = [*learning.figures(study), *tasks.figures(found), *([new] if new is not None else [])]
     said = "Experience 0 is the first. References, which bound what others can reach, are drawn thin and dashed."
     return Section("Learning over the stream", said, drawn) if drawn else None
 
