@@ -272,11 +272,12 @@ def results(
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="the folder of a grid or of runs; several are compared")],
     out: Annotated[Optional[Path], typer.Option("--out", "-o", metavar="DIR", help="where the pages go (default: DIR/report)")] = None,  # noqa: UP045
+    figures: Annotated[Optional[str], typer.Option("--figures", metavar="pdf|svg|png", help="also figures and tables for papers")] = None,  # noqa: UP045
 ) -> None:
     """Draw the pages of a folder: tables, curves, matrices, tuning, cost. They open from disk, without a network."""
     from .report.site import report_command
 
-    report_command(folders, out)
+    report_command(folders, out, figures)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

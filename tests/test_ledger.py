@@ -49,7 +49,13 @@ def test_every_method_has_a_row_and_the_catalogue_says_its_verdict(ledger: Modul
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("verdicts", "said"),
-    [(["holds", "holds"], "reproduced"), (["holds", "fails"], "partly"), (["holds", "undecided"], "partly"), (["undecided", "fails"], "not"), ([], "too large")],
+    [
+        (["holds", "holds"], "reproduced"),
+        (["holds", "fails"], "partly"),
+        (["holds", "undecided"], "partly"),
+        (["undecided", "fails"], "not"),
+        ([], "too large"),
+    ],
 )
 def test_a_method_is_as_good_as_its_rows(ledger: ModuleType, verdicts: list[str], said: str) -> None:
     assert ledger.verdict([ledger.Row("an experiment", "a - b > 0 (final_accuracy)", v, "") for v in verdicts]).startswith(said)

@@ -75,6 +75,7 @@ def test_every_figure_is_drawn_without_a_complaint_and_without_a_request_outside
         )
         assert all(drawn == "yes" and painted for _, drawn, painted in figures), figures
         assert figures or page.stem == "runs"
+        assert not driver.execute_script("return document.querySelectorAll('[data-attr*=loud], [data-title*=hare]').length"), "an upload is offered"
         assert not complaints(driver)
         outside = [url for url in requests(driver) if not url.startswith((site.as_uri(), "data:", "blob:"))]
         assert not outside

@@ -42,7 +42,8 @@ def chosen(experiment: Experiment, outcomes: list[Outcome], searching: str = "tu
     found: dict[str, tuple[Trial, int, float]] = {}
     for label, space in experiment.spaces.items():
         trials: dict[int, Trial] = {}
-        own = [o for o in outcomes if o.label == label and o.phase == searching and o.status != "missing"]
+        most = tuning.trials if space.dimensions else 1  # more are from before the search was made smaller
+        own = [o for o in outcomes if o.label == label and o.phase == searching and o.status != "missing" and (o.trial or 0) < most]
         for o in own:
             trial = trials.setdefault(o.trial or 0, Trial(o.trial or 0, {}))
             trial.statuses[o.seed], trial.scores[o.seed] = o.status, score(o, metric)

@@ -15,6 +15,8 @@ from ..experiment.phases import run_grid
 from ..experiment.prefix import computed_seconds
 from ..experiment.scores import by_seed, chosen
 from ..experiment.statistics import Estimate, estimate, ranks
+from ..interop.trackers import Wanted
+from ..interop.trackers.beside import tracked
 from ..training.metrics import LOWER
 from .catalogue import experiments
 from .findings import (
@@ -34,15 +36,23 @@ from .plan import show_plan
 from .text import console, table
 
 
-def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path | None = None, **options: Any) -> int:
-    """Run an experiment; the exit code (1 when a cell failed). `options` are those of `GridOptions`."""
+def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path | None = None, *, tracker: Wanted | None = None, **options: Any) -> int:
+    """Run an experiment, a mirror to `tracker` beside it; the exit code (1 when a cell failed). `options` are those of `GridOptions`."""
     file = located(file)
     experiment = read(file, items)
     folder = out or Path("runs") / file.stem
-    outcomes = run_grid(experiment, folder, say=_say, **options)
-    if options.get("dry_run"):
-        show_plan(experiment, outcomes)
-        return 0
+    with tracked(None if options.get("dry_run") else tracker, folder, _say) as mirror:
+        outcomes = run_grid(experiment, folder, say=mirror.say, **options)
+        if options.get("dry_run"):
+            show_plan(experiment, outcomes)
+            return 0
+        _show(experiment, outcomes, folder)
+    if markdown is not None:
+        markdown.write_text(_markdown(experiment, outcomes, _command(file, items)))
+    return 1 if any(not o.ok for o in outcomes if o.phase == "evaluation") else 0
+
+
+def _show(experiment: Experiment, outcomes: list[Outcome], folder: Path) -> None:
     title, heads, rows, lines = summary(experiment, outcomes)
     shown = console()
     shown.print(table(title, heads, rows, right=range(1, len(heads))))
@@ -51,9 +61,6 @@ def grid_command(file: Path, items: list[str], out: Path | None, markdown: Path 
     for line in lines:
         shown.print(line, soft_wrap=True)
     shown.print(f"folder: {folder} (clsuite results {folder} shows every row)", soft_wrap=True)
-    if markdown is not None:
-        markdown.write_text(_markdown(experiment, outcomes, _command(file, items)))
-    return 1 if any(not o.ok for o in outcomes if o.phase == "evaluation") else 0
 
 
 def located(file: Path) -> Path:

@@ -6,33 +6,56 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import Interrupted, UsageError
-from ..experiment.cell import Options, run_cell
+from ..experiment.cell import Cell, Options, cell_hash, run_cell
 from ..experiment.folder import cell_folder
 from ..experiment.overrides import parse_overrides
 from ..experiment.spec import COMPONENTS, resolve
+from ..interop.trackers import Wanted
+from ..interop.trackers.beside import Beside, tracked
 from ..training.processes import joined
+from ..training.run import Run
 from .faults import summary
 from .progress import Progress
 from .text import emit, show_run
 
 
-def run_command(items: list[str], as_json: bool, data_root: str | None, options: Options) -> int:
-    """Run a cell and print it; the exit code. Of several processes that train it together (torchrun) the first one alone speaks."""
-    with joined() as processes:
+def run_command(items: list[str], as_json: bool, data_root: str | None, options: Options, tracker: Wanted | None = None) -> int:
+    """Run a cell, a mirror to `tracker` beside it, and print it; the exit code.
+
+    Of several processes that train it together (torchrun) the first one alone speaks.
+    """
+    with joined() as processes, contextlib.ExitStack() as stack:
         options.processes = processes
-        return _run(items, as_json, data_root, options)
+        wanted = tracker if processes.leads else None
+
+        def beside(cell: Cell) -> Beside:
+            only = [] if wanted is None else [cell_hash(cell)]
+            return stack.enter_context(tracked(wanted, options.out or Path("runs"), lambda line: print(f"clsuite: {line}", file=sys.stderr), only))
+
+        return _run(items, as_json, data_root, options, beside)
 
 
-def _run(items: list[str], as_json: bool, data_root: str | None, options: Options) -> int:
+def _run(items: list[str], as_json: bool, data_root: str | None, options: Options, beside: Callable[[Cell], Beside]) -> int:
     progress, processes, out = Progress(), options.processes, options.out or Path("runs")
     if processes.leads:
-        options.on_start, options.on_step = progress.on_start, progress.on_step
+        options.on_step = progress.on_step
     try:
         with contextlib.redirect_stdout(sys.stderr):  # whatever a plug-in prints: standard output carries the result alone
-            result = run_cell(resolve(parse_overrides(items, COMPONENTS), data_root), options)
+            cell = resolve(parse_overrides(items, COMPONENTS), data_root)
+            mirror = beside(cell)
+
+            def begun(run: Run) -> None:
+                progress.on_start(run)
+                mirror.start()
+
+            if processes.leads:
+                options.on_start = begun
+            result = run_cell(cell, options)
+            mirror.start()  # a stored result may not be told yet
     except (UsageError, Interrupted) as error:
         if not processes.leads:
             return 75 if isinstance(error, Interrupted) else 2

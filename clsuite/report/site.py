@@ -3,6 +3,7 @@
 index.html, scenario.html, strategies.html, tuning.html, text.html, runs.html    of one folder; with several, a folder of pages each
 assets/                                                                          style, script and plotly, once
 data/                                                                            details of runs, loaded when a row is opened
+figures/                                                                         drawings and tables for papers, where they are asked for
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from .. import __version__
 from ..experiment.folder import plain
+from .figures import checked, write
 from .page import Cell, Figure, Page
 from .study import Study, of_all
 from .text import console
@@ -25,32 +27,46 @@ PAGES = ("overview", "scenario", "strategies", "tuning", "text", "runs")
 ASSETS = ("report.css", "report.js")
 
 
-def report_command(folders: Sequence[Path], out: Path | None) -> Path:
-    """Build the report of one or several folders and say where it is; its first page. Default place: `report/` in the first folder."""
+def report_command(folders: Sequence[Path], out: Path | None, figures: str | None = None) -> Path:
+    """Build the report of one or several folders and say where it is; its first page. Default place: `report/` in the first folder.
+
+    `figures`: also drawings and tables for papers, in `figures/` beside the pages, as `pdf`, `svg` or `png`.
+    """
+    figures = checked(figures)
     studies = of_all(folders)
-    first = build(studies, out or folders[0] / "report")
+    first = build(studies, out or folders[0] / "report", figures)
     shown = console()
     for study in studies:
         for problem in study.problems:
             shown.print(f"{study.name}: {problem}", soft_wrap=True)
     shown.print(f"report: {first}", soft_wrap=True)
+    if figures is not None:
+        places = [first.parent] if len(studies) == 1 else [first.parent / f"{k + 1}" for k in range(len(studies))]
+        shown.print(f"figures and tables for papers: {', '.join(str(place / 'figures') for place in places)}", soft_wrap=True)
     return first
 
 
-def build(studies: Sequence[Study], out: Path) -> Path:
+def build(studies: Sequence[Study], out: Path, figures: str | None = None) -> Path:
     """Write the pages; what was there of an earlier report is replaced. Returns the first page."""
     out.mkdir(parents=True, exist_ok=True)
     _copy_assets(out / "assets")
     if len(studies) == 1:
-        return _write(studies[0], pages_of(studies[0]), out, "assets")
+        pages = pages_of(studies[0])
+        first = _write(studies, pages, out, "assets")
+        if figures is not None:
+            write(studies[0], pages, out / "figures", figures)
+        return first
     from .pages.comparison import page as comparison
 
     places = [f"{k + 1}" for k in range(len(studies))]
     for study, place in zip(studies, places, strict=True):
         (out / place).mkdir(exist_ok=True)
-        _write(study, pages_of(study), out / place, "../assets", [("Comparison", "../index.html")])
+        pages = pages_of(study)
+        _write([study], pages, out / place, "../assets", [("Comparison", "../index.html")])
+        if figures is not None:
+            write(study, pages, out / place / "figures", figures)
     links = [(study.name, f"{place}/index.html") for study, place in zip(studies, places, strict=True)]
-    return _write(studies[0], [comparison(studies, dict(zip(places, studies, strict=True)))], out, "assets", links)
+    return _write(studies, [comparison(studies, dict(zip(places, studies, strict=True)))], out, "assets", links)
 
 
 def pages_of(study: Study) -> list[Page]:
@@ -59,11 +75,14 @@ def pages_of(study: Study) -> list[Page]:
     return [page for page in made if page is not None]
 
 
-def _write(study: Study, pages: Sequence[Page], out: Path, assets: str, links: Sequence[tuple[str, str]] = ()) -> Path:
+def _write(studies: Sequence[Study], pages: Sequence[Page], out: Path, assets: str, links: Sequence[tuple[str, str]] = ()) -> Path:
+    """Pages of one study, or of the comparison of several."""
     template = _template()
     navigation = [(page.title, f"{page.name}.html") for page in pages]
+    leaky = [s.name for s in studies if s.experiment is not None and s.experiment.protocol.leaky]
+    about = {"name": " and ".join(s.name for s in studies), "leaky": leaky, "alone": len(studies) == 1}
     for page in pages:
-        text = template.render(page=page, study=study, navigation=navigation, links=links, assets=assets, version=__version__, block=_kind)
+        text = template.render(page=page, **about, navigation=navigation, links=links, assets=assets, version=__version__, block=_kind)
         (out / f"{page.name}.html").write_text(text, encoding="utf-8")
         for name, value in page.details.items():
             (out / "data").mkdir(exist_ok=True)

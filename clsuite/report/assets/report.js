@@ -4,6 +4,11 @@
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const data = (figure) => figure._data || (figure._data = JSON.parse(figure.querySelector(".data").textContent));
   const drawn = new Set();
+  // Plotly would offer to upload a chart: nothing here leaves the folder.
+  const options = (name) => ({
+    responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", toImageButtonOptions: { filename: name },
+    modeBarButtonsToRemove: ["sendChartToCloud", "sendDataToCloud", "toImage", "select2d", "lasso2d"],
+  });
 
   function themed(layout) {
     const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line"), automargin: true };
@@ -20,8 +25,7 @@
 
   function draw(figure) {
     const { name, traces, layout } = data(figure);
-    const options = { responsive: true, displaylogo: false, toImageButtonOptions: { filename: name }, modeBarButtonsToRemove: ["select2d", "lasso2d", "toImage"] };
-    return Plotly.react(figure.querySelector(".plot"), structuredClone(traces), themed(layout), options).then(() => {
+    return Plotly.react(figure.querySelector(".plot"), structuredClone(traces), themed(layout), options(name)).then(() => {
       drawn.add(figure);
       figure.dataset.drawn = "yes";
     });
@@ -123,18 +127,18 @@
     const dialog = document.getElementById("details"), body = dialog.querySelector(".body");
     body.replaceChildren();
     element("h2", value.title, body);
+    const plots = [];
     for (const part of value.parts) {
       if (part.heading) element("h3", part.heading, body);
       if (part.pairs) list(part.pairs, body);
       if (part.lines) element("pre", part.lines.join("\n"), body);
       if (part.command) element("code", part.command, element("p", undefined, body));
+      if (part.figure) plots.push([element("div", undefined, body), part.figure]);
     }
-    const figures = value.parts.filter((part) => part.figure);
     dialog.showModal();
-    for (const { figure } of figures) {
-      const plot = element("div", undefined, body);
+    for (const [plot, figure] of plots) {
       plot.style.height = "340px";
-      Plotly.newPlot(plot, figure.traces, themed(figure.layout), { responsive: true, displaylogo: false });
+      Plotly.newPlot(plot, figure.traces, themed(figure.layout), options(value.title));
     }
     dialog.dataset.shown = value.title;
   }

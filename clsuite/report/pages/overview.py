@@ -65,7 +65,7 @@ def _asked(study: Study) -> Section:
 
 
 def _scenario_line(study: Study) -> list[str]:
-    row = study.rows[0] if study.rows else {}
+    row = study.rows[0] if study.outcomes and study.rows else {}
     named = [str(row[k]) for k in ("scenario", "dataset", "model") if row.get(k)]
     seeds = "" if study.experiment is None else f", seeds {', '.join(map(str, study.experiment.seeds))}"
     return [f"Stream, data and model: {', '.join(named)}. {len(study.labels)} strategies{seeds}."] if named else []
@@ -86,7 +86,7 @@ def _protocol(study: Study) -> Steps:
         held = "its test set" if tuning.validation is None else f"a share of {tuning.validation:g} of its training samples"
         return Steps(
             [("The stream that is reported", f"{trials}, scored on {held}"), ("Best settings", "by strategy"), ("The same stream", seeds)],
-            "Protocol conventional: tuned where it is reported, as most published tables are. Scores are too good by an amount that differs between strategies.",
+            "Protocol conventional: tuned where it is reported, as most published tables are. Scores are too good, by amounts that differ between strategies.",
         )
     data = {"two-phase": ("One part of the data", "the other part"), "first-experiences": ("The first experiences", "the later experiences")}[protocol.name]
     return Steps(
