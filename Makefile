@@ -16,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@$(BIN)/clsuite grid experiments/quickstart.yaml --out runs/quickstart
+	@$(BIN)/clsuite report runs/quickstart
 
 # The groups of tests that need no data beyond what is embedded; see the markers in pyproject.toml.
 test: $(STAMP)
