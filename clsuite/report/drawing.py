@@ -108,15 +108,19 @@ def legend(drawing: Drawing, study: Study, labels: Sequence[str], width: float, 
 
     styles = [look(study, label) for label in labels]
     handles = [Line2D([], [], **(s if lines else {**s, "linestyle": "none"})) for s in styles]
-    longest = max(len(shown(label)) for label in labels)
-    columns = max(1, min(len(labels), int(width / (0.35 + 0.065 * longest))))
+    columns = _columns(labels, width)
     drawing.legend(handles, [shown(label) for label in labels], loc="outside lower center", ncols=columns, columnspacing=1.0, handlelength=2.2)
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """Names that so many inches hold beside one another."""
+    longest = max(len(shown(label)) for label in labels)
+    return max(1, min(len(labels), int(width / (0.4 + 0.057 * longest))))
 
 
 def room(labels: Sequence[str], width: float) -> float:
     """The height of the legend of so many names in inches."""
-    longest = max(len(shown(label)) for label in labels)
-    return 0.16 * math.ceil(len(labels) / max(1, int(width / (0.35 + 0.065 * longest)))) + 0.1
+    return 0.16 * math.ceil(len(labels) / _columns(labels, width)) + 0.1
 
 
 def dots(figure: Figure, study: Study) -> list[Drawing]:

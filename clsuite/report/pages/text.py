@@ -21,6 +21,8 @@ EARLY = 0.1
 """Share of an experience from random weights whose losses, far above all others, do not count for the height of a figure."""
 RANDOM = 0.85
 """Share of the loss of initial weights from which an experience counts as begun with such."""
+WIDE = 0.25
+"""Share of the span of means by which bands may enlarge a figure: a strategy that three seeds disagree on would flatten all others."""
 PERPLEXITIES = ((1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 9), (1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1,))
 """Leading digits of ticks of perplexity, the finest first."""
 TICKS = 8
@@ -119,18 +121,20 @@ def perplexities(low: float, high: float) -> list[float]:
 
 
 def _range(lines: dict[str, Line], longest: Sequence[int]) -> tuple[float, float]:
-    """The span of the losses, without the first steps from random weights."""
-    values: list[float] = []
+    """The span of the mean losses without the first steps from random weights, and of their bands as far as these do not dwarf it."""
+    means: list[float] = []
+    bands: list[float] = []
     for line in lines.values():
         initial, firsts = float(line.mean[0]), {i: float(mean) for (i, _), mean in zip(reversed(line.places), reversed(line.mean), strict=True)}
         edge = {i: EARLY * longest[i] for i, first in firsts.items() if first >= RANDOM * initial}
-        for (i, step), *three in zip(line.places, line.low, line.mean, line.high, strict=True):
-            if step >= edge.get(i, 0):
-                values += [float(v) for v in three if not math.isnan(v)]
-    if not values:
+        late = [k for k, (i, step) in enumerate(line.places) if step >= edge.get(i, 0)]
+        means += [float(line.mean[k]) for k in late]
+        bands += [float(side[k]) for side in (line.low, line.high) for k in late if line.n > 1]
+    if not means:
         return 0.0, 1.0
-    room = 0.04 * (max(values) - min(values) or 1.0)
-    return min(values) - room, max(values) + room
+    low, high = min(means), max(means)
+    room = high - low or 1.0
+    return min(low - 0.04 * room, max(low - WIDE * room, min(bands, default=low))), max(high + 0.04 * room, min(high + WIDE * room, max(bands, default=high)))
 
 
 def _final(losses: Losses) -> Section:

@@ -76,7 +76,7 @@ def _mean(all_: list[dict[str, Any]]) -> dict[str, Any]:
 def _row(losses: Losses, label: str, found: dict[str, Any], size: int) -> list[Any]:
     line, again = sum(found["current"]) + sum(found["replayed"]), sum(found["replayed"])
     later = line - found["current"][0]
-    share = again / later if again and later else 0.0 if found["drawn"] is None else None
+    share = again / later if found["told"] and later else None  # where nothing reports it, what is current may hold earlier text too
     one = next(iter(losses.cells[label].values()))
     speeds = [r["metrics"]["tokens_per_second"] for r in losses.cells[label].values() if r["metrics"].get("tokens_per_second")]
     speed = sum(speeds) / len(speeds) if speeds else None
