@@ -10,25 +10,35 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import clsuite
 from clsuite import registry
+from clsuite.data.text.tokenizer import load_tokenizer
 from clsuite.experiment.cell import make_run
 from clsuite.experiment.engines import local
 from clsuite.experiment.engines.forkserver import ForkServer, ServerEnded
 from clsuite.experiment.grid import WARM
 from clsuite.experiment.overrides import parse_overrides
 from clsuite.experiment.spec import COMPONENTS, resolve
+from clsuite.memory import Memory
+from clsuite.strategy import Modifier
 
 torch.set_num_threads(1)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The unit tests of a file stay in one process, so that what they share is made once."""
+    """The tests of a file stay in one process, so that what they share is made once; those of killed runs share nothing, and fill what time is left."""
     from xdist.scheduler import LoadFileScheduling
 
-    return LoadFileScheduling(config, log) if config.option.markexpr == "unit" else None
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "test_resume.py" in nodeid else super()._split_scope(nodeid)
+
+    if config.option.markexpr == "kill":
+        config.option.loadscopereorder = False  # by number of tests, the file that takes longest would come last
+    return Files(config, log) if config.option.markexpr in ("unit", "kill") else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -107,6 +117,85 @@ def register(monkeypatch):
         return part
 
     return add
+
+
+@pytest.fixture
+def spy(register):
+    """A modifier of that name whose hooks are functions of the test."""
+    return lambda name="spy", **hooks: register(name, type(name.title(), (Modifier,), hooks))
+
+
+@pytest.fixture
+def seen(spy):
+    """Of every step the ids of its current samples; strategies take the modifier `spy` for it."""
+    current = []
+    spy(before_step=lambda self, batch: current.append(batch.ids.numpy()))
+    return current
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """Every batch that a memory gave, in order."""
+    drawn, real = [], Memory.sample
+
+    def sample(self, *arguments):
+        drawn.append(real(self, *arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(Memory, "sample", sample)
+    return drawn
+
+
+@pytest.fixture
+def colour(run_of, tiny):
+    """A run of ResNet-20 on the `tiny` images: two experiences of three classes, three steps each."""
+    training = ["training.batch_size=14", "training.epochs=1", "training.learning_rate=0.05"]
+    return lambda *overrides: run_of("model=resnet20", "device=cpu", "scenario.experiences=2", *training, *overrides, scenario={"dataset": tiny.name})
+
+
+@pytest.fixture
+def weight_file(tmp_path, colour):
+    """Pretrained weights of a ResNet-20: those of another seed."""
+    path = tmp_path / "own.safetensors"
+    save_file({name: t.contiguous() for name, t in colour("seed=99").model.state_dict().items()}, path)
+    return f"model.weights={path}"
+
+
+@pytest.fixture
+def nothing_loaded(tmp_path, monkeypatch):
+    """An empty cache folder, no download, and no data or text loaded before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CLSUITE_OFFLINE", "1")
+    monkeypatch.delenv("CLSUITE_DATA", raising=False)
+    for cache in ("data.source._LOADED", "data.source._MEMORY", "data.text.corpus._LOADED"):
+        monkeypatch.setattr(f"clsuite.{cache}", {})
+
+
+@pytest.fixture(scope="session")
+def bpe(tmp_path_factory):
+    """A tokenizer with 400 ids, trained on prose."""
+    from .text_files import prose, write
+
+    folder = tmp_path_factory.mktemp("bpe")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        return load_tokenizer("bpe", 400, trained_on=write(folder / "prose.txt", prose(60_000)))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, str]:
+    """Folders of small language models, by name."""
+    from .text_parts import write_checkpoints
+
+    return write_checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def avalanche():
+    """The parts of Avalanche that are used in tests (the import takes some seconds)."""
+    from .avalanche_runs import parts
+
+    return parts()
 
 
 class LastingServer(ForkServer):

@@ -25,7 +25,11 @@ from clsuite.experiment.phases import run_grid
 from clsuite.experiment.spec import resolve
 from clsuite.experiment.store import Store
 
-pytestmark = [pytest.mark.kill, pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")]
+pytestmark = [
+    pytest.mark.kill,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc"),
+    pytest.mark.usefixtures("one_server"),
+]
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
@@ -102,7 +106,7 @@ device: cpu
 protocol: fixed
 strategies: [naive, {{name: '{folder}/plugins.py:Faulty', label: faulty}}, replay, {{name: replay, label: small, buffer_size: 10}}, derpp]
 seeds: 8
-limits: {{timeout: 4, memory_mb: 1000}}
+limits: {{timeout: 3, memory_mb: 600}}
 """
 
 LONGER = """\
@@ -112,8 +116,9 @@ training: {epochs: 6, batch_size: 16}
 device: cpu
 protocol: fixed
 strategies: [naive, replay]
-seeds: 6
+seeds: 4
 """
+CELLS = 8
 
 COUNTING = """\
 scenario: {{name: class_incremental, dataset: digits, experiences: 2, samples_per_class: 20}}
@@ -122,7 +127,7 @@ training: {{epochs: 1, batch_size: 32}}
 device: cpu
 protocol: fixed
 strategies: [{{name: '{folder}/plugins.py:Counting', label: counting}}]
-seeds: 16
+seeds: 10
 """
 
 ENDS = {  # by seed: status, reason, how often it is tried
@@ -131,19 +136,24 @@ ENDS = {  # by seed: status, reason, how often it is tried
     2: ("error", "exited with code 3 without a result", 1),
     3: ("error", "exited with code 9 without a result", 1),
     4: ("killed", "killed by SIGKILL", 3),
-    5: ("timeout", "not finished after 4 s", 3),
-    6: ("oom", "more than the 1000 MB it may", 3),
+    5: ("timeout", "not finished after 3 s", 3),
+    6: ("oom", "more than the 600 MB it may", 3),
     7: ("diverged", "the loss became nan", 0),
 }
 
 
 @pytest.fixture(autouse=True)
-def mark(monkeypatch) -> Iterator[str]:
-    """Every process that a test starts carries this in its environment; none is left when the test is over."""
+def mark(lasting_servers) -> Iterator[str]:
+    """What drivers of a test, and all they start, carry in their environment; none is left when the test is over, nor a worker of this process."""
     mark = f"faults-{uuid.uuid4().hex}"
-    monkeypatch.setenv("CLSUITE_TEST_MARK", mark)
     yield mark
     assert wait_for(lambda: not marked(mark), 15), f"left behind: {marked(mark)}"
+    for server in lasting_servers:
+        assert wait_for(lambda pid=server._process.pid: not children(pid), 15), f"left behind: {children(server._process.pid)}"
+
+
+def children(pid: int) -> list[str]:
+    return [child for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
 
 
 def marked(mark: str) -> list[int]:
@@ -171,9 +181,10 @@ def grid(*arguments: object) -> int:
     return int(ended.value.code or 0)
 
 
-def driver(*arguments: object, **options) -> subprocess.Popen:
+def driver(mark: str, *arguments: object, **options) -> subprocess.Popen:
     """`clsuite grid` in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", "clsuite", "grid", *map(str, arguments)], stdout=subprocess.DEVNULL, **options)
+    command = [sys.executable, "-m", "clsuite", "grid", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "CLSUITE_TEST_MARK": mark}, **options)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -207,7 +218,7 @@ def undisturbed(longer, tmp_path_factory) -> dict[Path, tuple]:
     out = tmp_path_factory.mktemp("undisturbed")
     assert all(o.ok for o in run_grid(longer, out, workers=1))
     found = numbers(results(out))
-    assert len(found) == 12
+    assert len(found) == CELLS
     return found
 
 
@@ -255,8 +266,8 @@ def test_of_forty_cells_eight_fail_in_eight_ways_and_the_others_are_right(tmp_pa
 def test_a_driver_killed_at_three_points_ends_with_the_numbers_of_one_left_alone(tmp_path, mark, longer, undisturbed):
     out = tmp_path / "out"
     kept: dict[Path, tuple[int, int, int]] = {}
-    for pattern, count, delay in (("claim", 1, random.SystemRandom().uniform(0, 0.3)), ("result.json", 5, 0.0), ("result.json", 9, 0.0)):
-        process = driver(longer.path, "--out", out, "--workers", min(CORES, 2), stderr=subprocess.DEVNULL)
+    for pattern, count, delay in (("claim", 1, random.SystemRandom().uniform(0, 0.3)), ("result.json", 3, 0.0), ("result.json", 5, 0.0)):
+        process = driver(mark, longer.path, "--out", out, "--workers", min(CORES, 2), stderr=subprocess.DEVNULL)
         assert wait_for(lambda: len(list(out.glob(f"cells/*/*/{pattern}"))) >= count, 120)  # noqa: B023
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
@@ -264,7 +275,7 @@ def test_a_driver_killed_at_three_points_ends_with_the_numbers_of_one_left_alone
         assert wait_for(lambda: not marked(mark), 10), f"left behind: {marked(mark)}"
         now = files(out, "cells/*/*/result.json")
         assert {path: now[path] for path in kept} == kept, "a result was written again"
-        assert len(now) < 12
+        assert len(now) < CELLS
         kept = now
     assert kept
     assert all(o.ok for o in run_grid(longer, out))
@@ -273,15 +284,16 @@ def test_a_driver_killed_at_three_points_ends_with_the_numbers_of_one_left_alone
     assert numbers(results(out)) == undisturbed
 
 
-def test_two_drivers_on_one_folder_compute_every_cell_once(tmp_path):
+def test_two_drivers_on_one_folder_compute_every_cell_once(tmp_path, mark):
     file, out = written(tmp_path, COUNTING), tmp_path / "out"
-    both = [driver(file, "--out", out, "--workers", 1, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=300)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    other = driver(mark, file, "--out", out, "--workers", 1, stderr=subprocess.PIPE, text=True)
+    code = grid(file, "--out", out, "--workers", 1)
+    said = other.communicate(timeout=300)[1]
+    assert (code, other.returncode) == (0, 0), said
     lines = [line.split() for line in (tmp_path / "computed").read_text().splitlines()]
-    assert sorted(int(seed) for seed, _ in lines) == list(range(16))
+    assert sorted(int(seed) for seed, _ in lines) == list(range(10))
     assert len({pid for _, pid in lines}) == 2, "one driver did it all"
-    assert [r["status"] for r in results(out).values()] == ["ok"] * 16
+    assert [r["status"] for r in results(out).values()] == ["ok"] * 10
 
 
 def test_numbers_do_not_depend_on_how_many_workers_there_are_or_on_the_order_of_cells(tmp_path, longer, undisturbed):
@@ -294,5 +306,5 @@ def test_numbers_do_not_depend_on_how_many_workers_there_are_or_on_the_order_of_
             ]
             random.SystemRandom().shuffle(tasks)
             engine._workers = workers  # an engine of its own for each would import torch twice
-            assert [(e.status, e.reason) for e in engine.run(tasks)] == [("ok", None)] * 12
+            assert [(e.status, e.reason) for e in engine.run(tasks)] == [("ok", None)] * CELLS
             assert numbers(results(out)) == undisturbed

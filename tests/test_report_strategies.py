@@ -270,7 +270,7 @@ def test_the_page_of_real_runs_is_written_with_its_details(folder: Path, tmp_pat
     real = Study.of(folder)
     made = page(real)
     assert made is not None
-    site._write(real, [made], tmp_path, "assets")
+    site._write([real], [made], tmp_path, "assets")
     text = (tmp_path / "strategies.html").read_text()
     for row in blocks(made)["single_runs"].rows:
         for c in row[1:]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -13,10 +11,9 @@ from clsuite import registry
 from clsuite.errors import Interrupted
 from clsuite.experiment.cell import Options, run_cell
 from clsuite.strategy import Modifier
-from clsuite.training.checkpoint import Checkpoints
-from clsuite.training.evaluation import Evaluator
-from clsuite.training.loop import Loop
-from clsuite.training.run import Run
+
+from .killed_runs import Killed, check_killed, check_restored_state, keep_rhythm, numbers, run_killed, watching
+from .text_parts import HALF, cell, instructed
 
 pytestmark = pytest.mark.kill
 
@@ -60,6 +57,14 @@ STRATEGIES = {
 }
 """Small settings of every built-in part: a modifier stands around a base. A new part needs its line here."""
 
+ON_TEXT = {
+    "half_fine_tuning": lambda checkpoints: cell(HALF, **FEW_STEPS, border_optimizer="keep"),
+    "instruction_residual": lambda checkpoints: cell(**instructed(checkpoints), **FEW_STEPS),
+}
+"""The same for parts that act on language models only."""
+FEW_STEPS = {"count": 3, "tokens": 384}
+"""Three in each of three experiences."""
+
 FORMS = {
     "replay, experience end": ["strategy=replay", "strategy.buffer_size=20", "strategy.insert=experience_end", "strategy.combine=sum"],
     "replay, always": ["strategy=replay", "strategy.buffer_size=20", "strategy.insert=always", "strategy.buffer=experience_balanced"],
@@ -89,148 +94,29 @@ FORMS = {
 }
 
 
-class Killed(BaseException):
-    """As SIGKILL: nobody catches it."""
-
-
-@dataclass
-class Killer:
-    """Sees everything that happens in a run, and kills at the events in `kills`, each once."""
-
-    kills: set = field(default_factory=set)
-    seen: list = field(default_factory=list)
-
-    def event(self, *what):
-        self.seen.append(what)
-        if what in self.kills:
-            self.kills.remove(what)
-            raise Killed(what)
-
-
 @pytest.fixture
 def killer(monkeypatch):
-    found = Killer()
-    monkeypatch.setattr("os.fsync", lambda handle: None)  # a killed process loses no write; only a machine without power does
-
-    def after(stage):
-        real = getattr(Loop, f"_{stage}")
-
-        def run_and_tell(loop):
-            i = loop.run.experience
-            real(loop)
-            found.event(stage, i)
-
-        monkeypatch.setattr(Loop, f"_{stage}", run_and_tell)
-
-    for stage in ("begin", "steps", "after", "end", "evaluate"):
-        after(stage)
-    real_measure, real_update = Evaluator.measure, Run.update
-
-    def measure(self, *arguments, **named):
-        found.event("measure", self.run.experience, self.run.progress.position.stage)
-        return real_measure(self, *arguments, **named)
-
-    def update(run, *arguments):
-        found.event("update", sum(cost.gradient_steps for cost in run.costs.values()))
-        real_update(run, *arguments)
-
-    monkeypatch.setattr(Evaluator, "measure", measure)
-    monkeypatch.setattr(Run, "update", update)
-    return found
+    return watching(monkeypatch)
 
 
-RHYTHMS = {"every step": lambda calls: True, "rare": lambda calls: calls % 9 == 0, "never": lambda calls: False}
-"""When a checkpoint is due; kills come more often than checkpoints in the second."""
-
-
-def keep_rhythm(monkeypatch, rhythm):
-    calls = [0]
-
-    def due(self, border=False):
-        calls[0] += 1
-        return self.folder is not None and RHYTHMS[rhythm](calls[0])
-
-    monkeypatch.setattr(Checkpoints, "due", due)
-
-
-def check_restored_state(monkeypatch):
-    """After every resume, the state as it is now equals the state in the checkpoint. Returns the list of resumes."""
-    real = Loop._resume
-    resumed = []
-
-    def resume(loop):
-        stored = loop.checkpoints.load()
-        if not real(loop):
-            return False
-        loop.reported -= 1  # the line that says it resumed
-        tree, tensors = loop._encode()
-        loop.reported += 1
-        assert json.loads(json.dumps(tree)) == stored[0]
-        assert tensors.keys() == stored[1].keys()
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor.nan_to_num(nan=7.0), stored[1][name].nan_to_num(nan=7.0)), name
-        resumed.append(loop.run.step)
-        return True
-
-    monkeypatch.setattr(Loop, "_resume", resume)
-    return resumed
-
-
-def run_killed(make_cell, out, killer, kills, seconds=0.0):
-    """Run a cell that is killed at every event in `kills`, going on in the same folder until it finishes."""
-    killer.kills = set(kills)
-    deaths = 0
-    while True:
-        options = Options(out, seconds, on_step=lambda run: killer.event("step", run.experience, run.progress.position.step))
-        try:
-            return run_cell(make_cell(), options), deaths
-        except Killed:
-            deaths += 1
-
-
-def numbers(result):
-    """Everything but seconds, memory and the environment."""
-    cost = {k: v for k, v in result["cost"].items() if "seconds" not in k and not k.startswith("peak")}
-    return {
-        k: result[k] for k in ("status", "metrics", "matrix", "matrix_known_task", "initial_accuracy", "reports", "weights_sha256", "resume", "cell")
-    } | cost
-
-
-def seeded_kills(seen, seed, steps=5, updates=3):
-    """Some steps, some updates (most in the middle of a step or hook), and every border."""
-    rng = random.Random(seed)
-    events = list(dict.fromkeys(seen))
-    some = []
-    for kind, count in (("step", steps), ("update", updates)):
-        of_kind = [e for e in events if e[0] == kind]
-        some += rng.sample(of_kind, min(count, len(of_kind)))
-    return some + [e for e in events if e[0] not in ("step", "update")]
-
-
-def check_killed(make_cell, tmp_path, killer, monkeypatch, rhythm, **amounts):
-    whole, _ = run_killed(make_cell, tmp_path / "whole", killer, ())
-    kills = seeded_kills(killer.seen, rhythm, **amounts)
-    keep_rhythm(monkeypatch, rhythm)
-    resumed = check_restored_state(monkeypatch)
-    killed, deaths = run_killed(make_cell, tmp_path / "killed", killer, kills)
-    assert deaths == len(kills) >= 3 * 3  # three stages of three experiences at least
-    assert bool(resumed) == (rhythm != "never")
-    expected = numbers(whole)
-    for key, value in numbers(killed).items():
-        assert value == expected[key], key
-    assert killed["resume"] == "exact"
-    assert not list((tmp_path / "killed").rglob("checkpoints"))
-
-
-def native():
-    return sorted(name for name, entry in registry.catalogue("strategies").items() if entry.origin == "native" and entry.facts.get("world") != "text")
+def native(on_text):
+    return sorted(
+        name for name, entry in registry.catalogue("strategies").items() if entry.origin == "native" and (entry.facts.get("world") == "text") == on_text
+    )
 
 
 @pytest.mark.parametrize("rhythm", ["every step", "rare"])
-@pytest.mark.parametrize("name", native())
+@pytest.mark.parametrize("name", native(False))
 def test_every_built_in_part_goes_on_exactly(name, rhythm, cell_of, small, tmp_path, killer, monkeypatch):
     assert name in STRATEGIES, f"'{name}' is in the catalogue but not in STRATEGIES of {__name__}: add small settings for it, so that its resume is tested"
     check_killed(lambda: cell_of(*small, *STRATEGIES[name]), tmp_path, killer, monkeypatch, rhythm)
+
+
+@pytest.mark.parametrize("rhythm", ["every step", "rare"])
+@pytest.mark.parametrize("name", native(True))
+def test_every_built_in_part_of_language_models_goes_on_exactly(name, rhythm, checkpoints, tmp_path, killer, monkeypatch):
+    assert name in ON_TEXT, f"'{name}' is in the catalogue but not in ON_TEXT of {__name__}: add small settings for it, so that its resume is tested"
+    check_killed(lambda: ON_TEXT[name](checkpoints), tmp_path, killer, monkeypatch, rhythm, steps=3, updates=2)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -108,7 +108,7 @@ class Store:
         return {row_key(row) for row in self._plan_lines()} - set(last.values())
 
     def _plan_lines(self) -> list[dict[str, Any]]:
-        return _lines(self.out / "plan.jsonl")
+        return [row for row in _lines(self.out / "plan.jsonl") if {"cell", "phase", "label"} <= set(row)]
 
     def open(self, identity: dict[str, Any], text: str) -> None:
         """Begin or go on with the experiment of this identity, described by `text`.
