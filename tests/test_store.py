@@ -410,7 +410,7 @@ from clsuite.experiment.store import Store
 store = Store(Path(sys.argv[2]))
 for k in range(25):
     store.record("ab" + 62 * "0", {"status": "killed", "by": me, "k": k, "log": [str(me) * 20000]})
-    store.add_plan([{"cell": str(k), "seed": s} for s in range(4)])
+    store.add_plan([{"cell": str(k), "phase": "tuning", "label": "replay", "seed": s} for s in range(4)])
 """
 
 
