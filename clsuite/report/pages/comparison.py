@@ -123,7 +123,7 @@ def _metric(studies: Sequence[Study], titles: Sequence[str], shared: Sequence[st
         for label, (a, b) in both.items():
             ours, theirs, d = estimate(list(a.values())), estimate(list(b.values())), difference(first, study, label, metric)
             band = None if math.isnan(d.value.low) else Cell(f"[{d.value.low:+.4f}, {d.value.high:+.4f}]", d.value.low)
-            over = Cell(f"{d.value.n} {'pairs' if d.of == 'pairs' else 'a side'}", d.value.n)
+            over = Cell(f"{d.value.n} pairs" if d.of == "pairs" else f"{ours.n} and {theirs.n}", d.value.n)
             row = [Cell(label, label, first.looks[label].colour), Cell(interval(ours), ours.mean), ours.n, Cell(interval(theirs), theirs.mean), theirs.n]
             rows.append([*row, Cell(f"{d.value.mean:+.4f}", d.value.mean), band, over])
         heads = ["strategy", titles[0], "n", title, "n there", "difference", "95 % interval", "over"]
